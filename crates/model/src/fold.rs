@@ -1,0 +1,200 @@
+//! The fold of a run's events into its record: every test with every attempt. Reporters, the store and the exit code
+//! all read this one fold.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::{
+    Attempt, CancelReason, Fault, Judgement, RunEvent, RunId, Stamped, Suite, TestId, Time, Unit, Verdict,
+    WorkerName,
+};
+
+/// A test and all its attempts.
+#[derive(Debug, Clone, Serialize)]
+pub struct TestRecord {
+    /// Which test.
+    #[serde(flatten)]
+    pub test: TestId,
+    /// The unit in which it is.
+    pub unit: Option<Unit>,
+    /// Attempts in order.
+    pub attempts: Vec<Attempt>,
+}
+
+impl TestRecord {
+    /// What its attempts come to; none while there is none.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Verdict> {
+        Verdict::of(&self.attempts)
+    }
+}
+
+/// Counts of verdicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Totals {
+    /// Every test that the run answers for.
+    pub tests: usize,
+    /// Passed at the first attempt.
+    pub passed: usize,
+    /// Passed after failing.
+    pub flaky: usize,
+    /// Failed for good.
+    pub failed: usize,
+    /// Not to run.
+    pub skipped: usize,
+    /// Could not be judged.
+    pub unjudged: usize,
+    /// No attempt has ended yet.
+    pub pending: usize,
+}
+
+/// The record of a run, folded from its events.
+#[derive(Debug, Clone, Default)]
+pub struct RunRecord {
+    /// The run's id, once it has started.
+    pub run: Option<RunId>,
+    /// When the first event happened.
+    pub started: Time,
+    /// When the last event happened.
+    pub updated: Time,
+    /// Whether the last event was the run's last.
+    pub finished: bool,
+    /// The tree.
+    pub tree: String,
+    /// The broker.
+    pub broker: String,
+    /// The suites.
+    pub suites: Vec<Suite>,
+    /// Tests in the order in which they were listed.
+    pub tests: Vec<TestRecord>,
+    /// Units that nobody has collected yet.
+    pub units_open: Vec<Unit>,
+    /// Faults of whole suites.
+    pub listing_faults: Vec<Fault>,
+    /// Workers that were seen, in the order of their first batch.
+    pub workers: Vec<WorkerName>,
+    /// What happened to workers that were given up.
+    pub losses: Vec<String>,
+    /// Late results, as `(test, worker)`.
+    pub late: Vec<(TestId, WorkerName)>,
+    /// Why it stopped handing out, when it did.
+    pub cancelled: Option<CancelReason>,
+    index: HashMap<TestId, usize>,
+}
+
+impl RunRecord {
+    /// Takes in the next event.
+    pub fn apply(&mut self, stamped: &Stamped) {
+        if self.started == Time::default() {
+            self.started = stamped.at;
+        }
+        self.updated = stamped.at;
+        match &stamped.event {
+            RunEvent::RunStarted { run, tree, broker, suites, .. } => {
+                self.run = Some(run.clone());
+                self.tree.clone_from(tree);
+                self.broker.clone_from(broker);
+                self.suites.clone_from(suites);
+            }
+            RunEvent::Listed { tests, units } => {
+                for listed in tests {
+                    self.test_mut(&listed.test, listed.unit.as_ref());
+                }
+                self.units_open.extend(units.iter().cloned());
+            }
+            RunEvent::ListingEnded { fault, .. } => self.listing_faults.extend(fault.clone()),
+            RunEvent::BatchStarted { worker, .. } => self.see(worker),
+            RunEvent::UnitCollected { unit, tests, .. } => {
+                self.units_open.retain(|open| open != unit);
+                for name in tests {
+                    let test = TestId { suite: unit.suite.clone(), name: name.clone() };
+                    self.test_mut(&test, Some(unit));
+                }
+            }
+            RunEvent::AttemptFinished { .. } | RunEvent::AttemptFaulted { .. } => {
+                self.attempted(&stamped.event)
+            }
+            RunEvent::LateResult { test, worker, .. } => self.late.push((test.clone(), worker.clone())),
+            RunEvent::WorkerLost { reason, .. } => self.losses.push(reason.clone()),
+            RunEvent::Cancelled { reason } => self.cancelled = Some(*reason),
+            RunEvent::RunFinished => self.finished = true,
+            RunEvent::BatchSent { .. }
+            | RunEvent::AttemptStarted { .. }
+            | RunEvent::RetryScheduled { .. }
+            | RunEvent::BatchEnded { .. }
+            | RunEvent::BrokerLost { .. }
+            | RunEvent::BrokerBack
+            | RunEvent::NobodyWorks { .. }
+            | RunEvent::SomebodyWorks { .. } => {}
+        }
+    }
+
+    fn attempted(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::AttemptFinished { test, attempt, token, batch, lease, worker, record } => {
+                let attempt = Attempt {
+                    number: *attempt,
+                    token: *token,
+                    batch: batch.clone(),
+                    lease: *lease,
+                    worker: Some(worker.clone()),
+                    judgement: Judgement::Outcome(record.outcome),
+                    record: Some(record.clone()),
+                };
+                self.test_mut(test, None).attempts.push(attempt);
+            }
+            RunEvent::AttemptFaulted { test, attempt, token, batch, worker, fault } => {
+                self.units_open.retain(|open| open.suite != test.suite || open.name != test.name);
+                let attempt = Attempt {
+                    number: *attempt,
+                    token: *token,
+                    batch: batch.clone().unwrap_or_else(|| "".into()),
+                    lease: crate::Lease(0),
+                    worker: worker.clone(),
+                    judgement: Judgement::Fault(fault.clone()),
+                    record: None,
+                };
+                self.test_mut(test, None).attempts.push(attempt);
+            }
+            _ => {}
+        }
+    }
+
+    /// The record of one test, if the run answers for it.
+    #[must_use]
+    pub fn test(&self, test: &TestId) -> Option<&TestRecord> {
+        self.index.get(test).map(|&at| &self.tests[at])
+    }
+
+    /// Counts the verdicts.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals { tests: self.tests.len(), ..Totals::default() };
+        for test in &self.tests {
+            match test.verdict() {
+                None => totals.pending += 1,
+                Some(Verdict::Passed) => totals.passed += 1,
+                Some(Verdict::Flaky) => totals.flaky += 1,
+                Some(Verdict::Failed) => totals.failed += 1,
+                Some(Verdict::Skipped) => totals.skipped += 1,
+                Some(Verdict::Unjudged) => totals.unjudged += 1,
+            }
+        }
+        totals
+    }
+
+    fn see(&mut self, worker: &WorkerName) {
+        if !self.workers.contains(worker) {
+            self.workers.push(worker.clone());
+        }
+    }
+
+    fn test_mut(&mut self, test: &TestId, unit: Option<&Unit>) -> &mut TestRecord {
+        let at = *self.index.entry(test.clone()).or_insert_with(|| {
+            self.tests.push(TestRecord { test: test.clone(), unit: unit.cloned(), attempts: Vec::new() });
+            self.tests.len() - 1
+        });
+        &mut self.tests[at]
+    }
+}
