@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BatchId, Fault, Item, Lease, Record, RunId, SuiteName, TestId, Time, Token, Unit, WorkerName};
 
+/// The version of this stream's schema, in its first event.
+pub const EVENTS_SCHEMA: u32 = 1;
+
 /// An event and when it happened, by the dispatcher's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamped {

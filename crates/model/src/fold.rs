@@ -113,7 +113,7 @@ impl RunRecord {
                 }
             }
             RunEvent::AttemptFinished { .. } | RunEvent::AttemptFaulted { .. } => {
-                self.attempted(&stamped.event)
+                self.attempted(&stamped.event);
             }
             RunEvent::LateResult { test, worker, .. } => self.late.push((test.clone(), worker.clone())),
             RunEvent::WorkerLost { reason, .. } => self.losses.push(reason.clone()),
@@ -133,6 +133,7 @@ impl RunRecord {
     fn attempted(&mut self, event: &RunEvent) {
         match event {
             RunEvent::AttemptFinished { test, attempt, token, batch, lease, worker, record } => {
+                self.units_open.retain(|open| open.suite != test.suite || open.name != test.name);
                 let attempt = Attempt {
                     number: *attempt,
                     token: *token,

@@ -1,7 +1,7 @@
 //! Regatta's words as types, and its brains.
 //!
 //! Everything that crosses a border is spelled here once: what a suite and a test case are, what a worker reports,
-//! the facts of a run, and how facts fold into verdicts.
+//! the facts of a run, and how facts fold into verdicts. The brains ([`Plan`], [`Run`]) are state machines.
 //!
 //! This crate must not know I/O, clocks, randomness, async, a broker, a process or a database: time and ids come in
 //! with the event.
@@ -10,12 +10,16 @@ mod attempt;
 mod event;
 mod fold;
 mod ids;
+mod plan;
+mod run;
 mod wire;
 
 pub use attempt::{Attempt, Fault, FaultKind, Judgement, Outcome, Output, Phase, Record, Verdict};
-pub use event::{CancelReason, Listed, Policy, RunEvent, Stamped, Suite};
+pub use event::{CancelReason, EVENTS_SCHEMA, Listed, Policy, RunEvent, Stamped, Suite};
 pub use fold::{RunRecord, TestRecord, Totals};
 pub use ids::{BatchId, Digest, Lease, RunId, SuiteName, TestId, Time, Token, Unit, WorkerName};
+pub use plan::{Lane, Plan, Work};
+pub use run::{Command, Input, Knowledge, Known, Route, Run, RunOrder, SuiteOrder};
 pub use wire::{
     BatchEnd, BatchOrder, BatchReport, Fact, Item, OrderItem, PROTOCOL, Progress, RESULTS_EXCHANGE, TASK_NAME,
 };

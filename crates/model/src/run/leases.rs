@@ -1,0 +1,152 @@
+//! Leases: who is believed to work on what, and what becomes of a batch that nobody works on any more.
+
+use std::time::Duration;
+
+use super::{BEATS_MISSED_MAX, GRACE, Run, sorted};
+use crate::{BatchId, CancelReason, Fault, FaultKind, RunEvent, Time};
+
+/// How long a broker's queue may be seen without a consumer before the run says so. One look may fall into the moment
+/// in which a worker connects anew.
+const NOBODY_SAID_AFTER: Duration = Duration::from_secs(4);
+
+/// A queue without a consumer.
+#[derive(Debug)]
+pub(super) struct Nobody {
+    since: Time,
+    said: bool,
+}
+
+impl Run {
+    fn beat(&self) -> Duration {
+        Duration::from_millis(self.order.policy.beat_ms)
+    }
+
+    pub(super) fn lease_time(&self) -> Duration {
+        self.beat() * BEATS_MISSED_MAX
+    }
+
+    pub(super) fn expire_leases(&mut self, now: Time) {
+        if self.broker_lost {
+            return;
+        }
+        let expired: Vec<BatchId> = self
+            .batches
+            .iter()
+            .filter(|(_, batch)| batch.deadline.is_some_and(|deadline| deadline <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in expired {
+            let worker = self.batches.get(&id).and_then(|batch| batch.worker.clone());
+            let name = worker.map_or_else(|| "a worker".to_owned(), |worker| worker.to_string());
+            let reason = format!("{name} missed {BEATS_MISSED_MAX} beats");
+            let fault = Fault {
+                kind: FaultKind::WorkerLost,
+                message: format!(
+                    "{reason} while it ran this test, as others did before; look at that worker's log and memory"
+                ),
+            };
+            self.lose(&id, &reason, &fault);
+            // Should it still live: it needn't go on.
+            self.commands.push(super::Command::Revoke { batch: id, terminate: true });
+        }
+    }
+
+    /// A batch came back from the broker: its holder's connection broke. The holder may live and go on, so it keeps
+    /// the lease for one more beat; where nobody had begun, the batch goes to others at once.
+    pub(super) fn returned(&mut self, now: Time, id: &BatchId) {
+        let soon = now.after(self.beat() + GRACE);
+        let Some(batch) = self.batches.get_mut(id) else { return };
+        if batch.worker.is_some() {
+            batch.deadline = Some(batch.deadline.map_or(soon, |deadline| deadline.min(soon)));
+            return;
+        }
+        let reason = "a worker lost its connection before it began";
+        let fault = Fault {
+            kind: FaultKind::WorkerLost,
+            message: "workers lost their connection each time before they began; look at their logs".into(),
+        };
+        self.lose(id, reason, &fault);
+    }
+
+    /// Takes a batch away from its worker: what is open in it goes to others, unless it was lost too often.
+    pub(super) fn lose(&mut self, id: &BatchId, reason: &str, fault: &Fault) {
+        let Some(batch) = self.batches.get(id) else { return };
+        let suite = batch.lane.suite.clone();
+        let open = sorted(&batch.open);
+        let (worker, running) = (batch.worker.clone(), batch.running.clone());
+        let suspect = running.or_else(|| open.first().cloned());
+        self.record(RunEvent::WorkerLost {
+            worker,
+            batch: id.clone(),
+            tests: open.len(),
+            reason: reason.to_owned(),
+        });
+        for item in open {
+            let at = (suite.clone(), item);
+            let losses_max = self.order.policy.losses_max;
+            let Some(subject) = self.subjects.get_mut(&at) else { continue };
+            if suspect.as_ref() == Some(&at.1) {
+                subject.losses += 1;
+            }
+            let too_often = subject.losses > losses_max;
+            if self.cancelled.is_some() {
+                self.forgo(&at, fault);
+            } else if too_often {
+                self.fault(&at, fault);
+            } else {
+                self.plan_subject(&at, true);
+            }
+        }
+        self.batches.remove(id);
+    }
+
+    pub(super) fn batch_failed(&mut self, id: &BatchId, reason: &str) {
+        let fault = Fault { kind: FaultKind::CannotRun, message: reason.to_owned() };
+        self.lose(id, reason, &fault);
+    }
+
+    pub(super) fn publish_failed(&mut self, id: &BatchId, reason: &str) {
+        let fault = Fault {
+            kind: FaultKind::CannotRun,
+            message: format!("its batch could not be published: {reason}"),
+        };
+        self.lose(id, &format!("batch {id} could not be published: {reason}"), &fault);
+    }
+
+    pub(super) fn broker_down(&mut self, reason: String) {
+        if !std::mem::replace(&mut self.broker_lost, true) {
+            self.record(RunEvent::BrokerLost { reason });
+        }
+    }
+
+    /// While the broker was away nobody could beat: every lease runs anew.
+    pub(super) fn broker_up(&mut self, now: Time) {
+        if !std::mem::replace(&mut self.broker_lost, false) {
+            return;
+        }
+        self.record(RunEvent::BrokerBack);
+        let lease = self.lease_time() + GRACE * 10;
+        for batch in self.batches.values_mut().filter(|batch| batch.deadline.is_some()) {
+            batch.deadline = Some(now.after(lease));
+        }
+    }
+
+    pub(super) fn queue_seen(&mut self, now: Time, queue: String, consumers: u32) {
+        if consumers > 0 {
+            if self.nobody.remove(&queue).is_some_and(|nobody| nobody.said) {
+                self.record(RunEvent::SomebodyWorks { queue });
+            }
+            return;
+        }
+        let give_up = Duration::from_millis(self.order.nobody_after_ms);
+        let nobody = self.nobody.entry(queue.clone()).or_insert(Nobody { since: now, said: false });
+        let span = now.since(nobody.since);
+        if span >= NOBODY_SAID_AFTER && !std::mem::replace(&mut nobody.said, true) {
+            let for_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+            self.record(RunEvent::NobodyWorks { queue, for_ms });
+        }
+        if span >= give_up {
+            self.cancel(CancelReason::NobodyWorks, true);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Tables: events in, commands out, time passed in. Each test reads as a story of one run.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    BatchEnd, BatchReport, Fact, Outcome, Policy, Progress, Record, RunRecord, Stamped, Suite, Verdict,
+};
+
+/// A run under test, with the fold that everybody else sees.
+struct Story {
+    run: Run,
+    now: Time,
+    record: RunRecord,
+    events: Vec<RunEvent>,
+    sent: Vec<(BatchId, BatchOrder)>,
+    revoked: Vec<(BatchId, bool)>,
+}
+
+const BEAT_MS: u64 = 1_000;
+
+fn policy() -> Policy {
+    Policy {
+        retries: 0,
+        backoff_ms: 100,
+        backoff_max_ms: 300,
+        fail_fast: false,
+        test_timeout_ms: 60_000,
+        beat_ms: BEAT_MS,
+        losses_max: 1,
+    }
+}
+
+impl Story {
+    fn new(policy: Policy) -> Self {
+        let suite = Suite { name: "s".into(), adapter: "pytest".into() };
+        let suite = SuiteOrder { suite, queue: "q".into(), routes: Vec::new(), together: true, held: false };
+        let order = RunOrder {
+            run: "r".into(),
+            regatta: "0".into(),
+            tree: "tree".into(),
+            broker: "embedded".into(),
+            suites: vec![suite],
+            policy,
+            slots_hint: 1,
+            known: Knowledge::default(),
+            nobody_after_ms: 60_000,
+        };
+        let (events, sent, revoked) = (Vec::new(), Vec::new(), Vec::new());
+        let mut story = Self {
+            run: Run::new(order),
+            now: Time(1_000_000),
+            record: RunRecord::default(),
+            events,
+            sent,
+            revoked,
+        };
+        story.on(Input::Started);
+        story
+    }
+
+    fn on(&mut self, input: Input) {
+        for command in self.run.on(self.now, input) {
+            match command {
+                Command::Record(event) => {
+                    self.record.apply(&Stamped { at: self.now, event: event.clone() });
+                    self.events.push(event);
+                }
+                Command::Publish { batch, order, .. } => self.sent.push((batch, order)),
+                Command::Revoke { batch, terminate } => self.revoked.push((batch, terminate)),
+                Command::Finish => {}
+            }
+        }
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now = self.now.after(Duration::from_millis(ms));
+        self.on(Input::Tick);
+    }
+
+    fn list(&mut self, tests: &[&str], units: &[&str]) {
+        let tests = tests.iter().map(|name| Listed { test: TestId::new("s", *name), unit: None }).collect();
+        let units = units.iter().map(|name| Unit { suite: "s".into(), name: (*name).into() }).collect();
+        self.on(Input::Listed { tests, units });
+        self.on(Input::ListingEnded { suite: "s".into(), fault: None });
+    }
+
+    /// Takes the oldest batch that was sent.
+    fn take(&mut self) -> (BatchId, BatchOrder) {
+        assert!(!self.sent.is_empty(), "no batch was sent");
+        self.sent.remove(0)
+    }
+
+    fn say(&mut self, batch: &(BatchId, BatchOrder), worker: &str, facts: Vec<Fact>) {
+        let progress = Progress { lease: batch.1.lease, worker: worker.into(), facts };
+        self.on(Input::Progress { batch: batch.0.clone(), progress });
+    }
+
+    fn end(&mut self, batch: &(BatchId, BatchOrder), worker: &str, end: BatchEnd) {
+        let report = BatchReport { lease: batch.1.lease, worker: worker.into(), end };
+        self.on(Input::Report { batch: batch.0.clone(), report });
+    }
+
+    /// A worker that reports each test of a batch with one outcome and ends it.
+    fn work(&mut self, batch: &(BatchId, BatchOrder), worker: &str, outcome: Outcome) {
+        let facts =
+            batch.1.items.iter().map(|item| finished(item_name(&item.item), item.token, outcome)).collect();
+        self.say(batch, worker, facts);
+        self.end(batch, worker, BatchEnd::Done);
+    }
+
+    fn verdict(&self, name: &str) -> Option<Verdict> {
+        self.record.test(&TestId::new("s", name)).and_then(crate::TestRecord::verdict)
+    }
+
+    fn attempts(&self, name: &str) -> usize {
+        self.record.test(&TestId::new("s", name)).map_or(0, |test| test.attempts.len())
+    }
+
+    fn saw(&self, what: impl Fn(&RunEvent) -> bool) -> bool {
+        self.events.iter().any(what)
+    }
+}
+
+fn finished(test: &str, token: Token, outcome: Outcome) -> Fact {
+    Fact::Finished { test: test.into(), token, record: Record::new(outcome, Time(1), 1_000) }
+}
+
+#[test]
+fn a_run_without_tests_ends_at_once() {
+    let mut story = Story::new(policy());
+    story.list(&[], &[]);
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.totals().tests, 0);
+}
+
+#[test]
+fn every_listed_test_gets_the_verdict_of_its_record() {
+    let mut story = Story::new(policy());
+    story.list(&["a", "b", "c"], &[]);
+    while !story.sent.is_empty() {
+        let batch = story.take();
+        story.work(&batch, "w", Outcome::Passed);
+    }
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.totals().passed, 3);
+    assert!(story.record.finished);
+}
+
+#[test]
+fn what_was_asked_for_and_not_reported_is_a_fault() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let batch = story.take();
+    story.end(&batch, "w", BatchEnd::Done);
+    assert_eq!(story.verdict("a"), Some(Verdict::Unjudged));
+    assert!(story.saw(
+        |event| matches!(event, RunEvent::AttemptFaulted { fault, .. } if fault.kind == FaultKind::NotReported)
+    ));
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_failed_test_is_tried_again_after_a_growing_wait_and_is_flaky_when_it_passes() {
+    let mut story = Story::new(Policy { retries: 2, ..policy() });
+    story.list(&["a"], &[]);
+    let first = story.take();
+    story.work(&first, "w", Outcome::Failed);
+    assert!(story.sent.is_empty(), "the retry waits");
+    story.wait(99);
+    assert!(story.sent.is_empty(), "for 100 ms");
+    story.wait(1);
+    let second = story.take();
+    assert_eq!(second.1.items[0].attempt, 2);
+    story.work(&second, "w", Outcome::Failed);
+    story.wait(199);
+    assert!(story.sent.is_empty(), "twice as long the second time");
+    story.wait(1);
+    let third = story.take();
+    story.work(&third, "w", Outcome::Passed);
+    assert_eq!(story.verdict("a"), Some(Verdict::Flaky));
+    assert_eq!(story.attempts("a"), 3);
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_test_that_keeps_failing_fails_after_its_last_retry() {
+    let mut story = Story::new(Policy { retries: 1, ..policy() });
+    story.list(&["a"], &[]);
+    let first = story.take();
+    story.work(&first, "w", Outcome::Crashed);
+    story.wait(100);
+    let second = story.take();
+    story.work(&second, "w", Outcome::TimedOut);
+    assert_eq!(story.verdict("a"), Some(Verdict::Failed));
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn tests_of_a_unit_join_the_run_when_it_is_collected() {
+    let mut story = Story::new(policy());
+    story.list(&[], &["f.py"]);
+    let batch = story.take();
+    let token = batch.1.items[0].token;
+    story.say(
+        &batch,
+        "w",
+        vec![Fact::Collected { unit: "f.py".into(), tests: vec!["f.py::a".into(), "f.py::b".into()] }],
+    );
+    assert_eq!(story.record.totals().pending, 2);
+    story.say(&batch, "w", vec![finished("f.py::a", token, Outcome::Passed)]);
+    story.end(&batch, "w", BatchEnd::Done);
+    assert_eq!(story.verdict("f.py::a"), Some(Verdict::Passed));
+    assert_eq!(story.verdict("f.py::b"), Some(Verdict::Unjudged), "collected, not reported");
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_unit_that_nobody_collected_is_not_reported() {
+    let mut story = Story::new(policy());
+    story.list(&[], &["f.py"]);
+    let batch = story.take();
+    story.end(&batch, "w", BatchEnd::Done);
+    assert_eq!(story.verdict("f.py"), Some(Verdict::Unjudged));
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_unit_may_be_reported_under_its_own_name() {
+    for collected_first in [false, true] {
+        let mut story = Story::new(Policy { retries: 3, ..policy() });
+        story.list(&[], &["f.py"]);
+        let batch = story.take();
+        let token = batch.1.items[0].token;
+        if collected_first {
+            story.say(&batch, "w", vec![Fact::Collected { unit: "f.py".into(), tests: Vec::new() }]);
+        }
+        story.say(&batch, "w", vec![finished("f.py", token, Outcome::Errored)]);
+        story.end(&batch, "w", BatchEnd::Done);
+        assert_eq!(story.verdict("f.py"), Some(Verdict::Failed));
+        assert!(story.run.is_finished(), "collected first: {collected_first}");
+    }
+}
+
+#[test]
+fn a_lost_workers_open_tests_go_to_others_and_its_late_results_change_nothing() {
+    let mut story = Story::new(policy());
+    story.list(&["a", "b"], &[]);
+    let held = story.take();
+    let tokens: Vec<Token> = held.1.items.iter().map(|item| item.token).collect();
+    assert_eq!(tokens.len(), 1, "two unknown tests make two batches");
+    story.say(&held, "frozen", vec![Fact::Started { test: "a".into(), token: tokens[0] }]);
+    story.wait(3 * BEAT_MS);
+    assert!(story.saw(|event| matches!(event, RunEvent::WorkerLost { tests: 1, .. })));
+    assert_eq!(story.revoked, [(held.0.clone(), true)]);
+    let other = story.take();
+    story.work(&other, "w", Outcome::Passed);
+    let again = story.take();
+    assert!(again.1.lease > held.1.lease);
+    story.work(&again, "w", Outcome::Passed);
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.totals().passed, 2);
+}
+
+#[test]
+fn a_late_result_is_recorded_as_late() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let held = story.take();
+    story.say(&held, "frozen", Vec::new());
+    story.wait(3 * BEAT_MS);
+    let again = story.take();
+    story.say(&held, "frozen", vec![finished("a", held.1.items[0].token, Outcome::Failed)]);
+    story.end(&held, "frozen", BatchEnd::Done);
+    assert_eq!(story.verdict("a"), None, "the late result changes nothing");
+    assert_eq!(story.record.late.len(), 1);
+    story.work(&again, "w", Outcome::Passed);
+    assert_eq!(story.verdict("a"), Some(Verdict::Passed));
+    assert_eq!(story.attempts("a"), 1);
+}
+
+#[test]
+fn a_beat_keeps_the_lease() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let batch = story.take();
+    for _ in 0..10 {
+        story.say(&batch, "w", Vec::new());
+        story.wait(2 * BEAT_MS);
+    }
+    story.work(&batch, "w", Outcome::Passed);
+    assert_eq!(story.verdict("a"), Some(Verdict::Passed));
+    assert!(!story.saw(|event| matches!(event, RunEvent::WorkerLost { .. })));
+}
+
+#[test]
+fn a_test_that_is_lost_too_often_is_a_fault_and_its_neighbours_are_not() {
+    let mut story = Story::new(Policy { losses_max: 1, ..policy() });
+    story.list(&["killer"], &[]);
+    for worker in ["w1", "w2"] {
+        let batch = story.take();
+        story.say(
+            &batch,
+            worker,
+            vec![Fact::Started { test: "killer".into(), token: batch.1.items[0].token }],
+        );
+        story.wait(3 * BEAT_MS);
+    }
+    assert_eq!(story.verdict("killer"), Some(Verdict::Unjudged));
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_returned_batch_that_nobody_began_goes_out_again_at_once() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let batch = story.take();
+    story.end(&batch, "w2", BatchEnd::Returned);
+    let again = story.take();
+    assert_ne!(again.0, batch.0);
+}
+
+#[test]
+fn a_returned_batch_stays_with_its_holder_while_that_beats() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let batch = story.take();
+    story.say(&batch, "w1", Vec::new());
+    story.end(&batch, "w2", BatchEnd::Returned);
+    story.wait(BEAT_MS);
+    assert!(story.sent.is_empty(), "it may still live");
+    story.say(&batch, "w1", Vec::new());
+    story.wait(2 * BEAT_MS);
+    assert!(story.sent.is_empty(), "it lives: a full lease again");
+    story.wait(BEAT_MS);
+    assert_eq!(story.sent.len(), 1, "it does not");
+}
+
+#[test]
+fn leases_wait_while_the_broker_is_away() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let batch = story.take();
+    story.say(&batch, "w", Vec::new());
+    story.on(Input::BrokerLost { reason: "gone".into() });
+    story.wait(100 * BEAT_MS);
+    story.on(Input::BrokerBack);
+    story.wait(BEAT_MS);
+    assert!(!story.saw(|event| matches!(event, RunEvent::WorkerLost { .. })));
+    story.work(&batch, "w", Outcome::Passed);
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn fail_fast_ends_the_rest_and_every_test_has_one_verdict() {
+    let mut story = Story::new(Policy { fail_fast: true, ..policy() });
+    let names: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    story.list(&names, &[]);
+    let batch = story.take();
+    let item = &batch.1.items[0];
+    story.say(&batch, "w", vec![finished(item_name(&item.item), item.token, Outcome::Failed)]);
+    assert!(story.revoked.iter().any(|(id, terminate)| *id == batch.0 && *terminate));
+    story.end(&batch, "w", BatchEnd::Cancelled);
+    assert!(story.run.is_finished());
+    let totals = story.record.totals();
+    assert_eq!((totals.tests, totals.failed, totals.unjudged, totals.pending), (100, 1, 99, 0));
+}
+
+#[test]
+fn an_interrupt_lets_what_runs_end_and_a_second_one_does_not_wait() {
+    let mut story = Story::new(policy());
+    story.list(&["a", "b", "c"], &[]);
+    let batch = story.take();
+    story.say(&batch, "w", Vec::new());
+    story.on(Input::Interrupt);
+    assert!(!story.run.is_finished(), "one batch is in work");
+    assert!(story.revoked.contains(&(batch.0.clone(), false)));
+    story.on(Input::Kill);
+    assert!(story.revoked.contains(&(batch.0.clone(), true)));
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.totals().unjudged, 3);
+}
+
+#[test]
+fn nobody_works_is_said_and_in_the_end_given_up() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let seen = |consumers| Input::QueueSeen { queue: "q".into(), consumers };
+    story.on(seen(0));
+    assert!(!story.saw(|event| matches!(event, RunEvent::NobodyWorks { .. })), "it may be a reconnect");
+    story.wait(4_000);
+    story.on(seen(0));
+    assert!(story.saw(|event| matches!(event, RunEvent::NobodyWorks { .. })));
+    story.on(seen(1));
+    assert!(story.saw(|event| matches!(event, RunEvent::SomebodyWorks { .. })));
+    story.on(seen(0));
+    story.wait(60_000);
+    story.on(seen(0));
+    assert!(story.run.is_finished());
+    assert_eq!(story.verdict("a"), Some(Verdict::Unjudged));
+}
+
+#[test]
+fn a_worker_that_can_not_run_a_batch_leaves_it_to_others_until_it_is_a_fault() {
+    let mut story = Story::new(Policy { losses_max: 1, ..policy() });
+    story.list(&["a"], &[]);
+    for _ in 0..2 {
+        let batch = story.take();
+        let fault = Fault { kind: FaultKind::CannotRun, message: "no python".into() };
+        story.end(&batch, "w", BatchEnd::Faulted(fault));
+    }
+    assert!(story.run.is_finished());
+    let test = story.record.test(&TestId::new("s", "a")).expect("listed");
+    assert!(format!("{:?}", test.attempts).contains("no python"));
+}
+
+#[test]
+fn a_held_suite_goes_out_when_it_is_prepared_and_names_the_manifest() {
+    let mut story = Story::new(policy());
+    story.run.order.suites[0].held = true;
+    let tests = vec![Listed { test: TestId::new("s", "a"), unit: None }];
+    story.on(Input::Listed { tests, units: Vec::new() });
+    assert!(story.sent.is_empty());
+    story.on(Input::Prepared { suite: "s".into(), digest: Some("d1".into()) });
+    assert_eq!(story.take().1.prepared, Some("d1".into()));
+}
+
+#[test]
+fn more_batches_go_out_as_workers_join() {
+    let mut story = Story::new(policy());
+    let names: Vec<String> = (0..500).map(|n| format!("t{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    story.list(&names, &[]);
+    assert_eq!(story.sent.len(), SPARE_MIN);
+    for (n, batch) in std::mem::take(&mut story.sent).iter().enumerate() {
+        story.say(batch, &format!("w{n}"), Vec::new());
+    }
+    assert_eq!(story.sent.len(), SPARE_MIN, "each that began made room for another");
+}
