@@ -1,0 +1,16 @@
+//! What developers run: the house's rules as a test, comparisons with other runners on real suites, faults on real
+//! suites, and the benchmarks.
+//!
+//! It drives the built binaries from outside and uses none of the product's crates, so that what it measures is what
+//! users get.
+
+use std::path::{Path, PathBuf};
+
+pub mod say;
+pub mod tidy;
+
+/// The workspace's root folder.
+#[must_use]
+pub fn house_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
