@@ -4,6 +4,8 @@
 //! states of [`Stage`], every batch that is out has a lease, and a result counts only with the token of the attempt
 //! that is open. It must not know how anything is published, stored or shown; time comes in with the event.
 
+#[cfg(test)]
+mod chaos;
 mod input;
 mod leases;
 mod results;
