@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod lab;
+pub mod process;
 pub mod say;
 pub mod tidy;
 
