@@ -6,10 +6,18 @@
 
 use std::path::{Path, PathBuf};
 
-pub mod lab;
-pub mod process;
-pub mod say;
 pub mod tidy;
+
+pub mod compare;
+
+pub mod verdicts;
+
+pub mod container;
+pub mod lab;
+pub mod node;
+pub mod process;
+pub mod regatta;
+pub mod say;
 
 /// The workspace's root folder.
 #[must_use]

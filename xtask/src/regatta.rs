@@ -1,0 +1,85 @@
+//! How the harnesses call the built `regatta`: as a user does, from outside.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::lab::{Lab, Python};
+use crate::process::command;
+
+/// The queue on which test batches go when a project says nothing else.
+pub const QUEUE: &str = "regatta";
+
+/// A project's folder and what is needed to run it.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The Python environment that it needs, if it is a Python project.
+    pub python: Option<Python>,
+}
+
+/// The built binary.
+#[derive(Debug, Clone)]
+pub struct Regatta {
+    /// Where it is.
+    pub binary: PathBuf,
+}
+
+impl Regatta {
+    /// Builds it.
+    ///
+    /// # Errors
+    /// When it doesn't build.
+    pub fn build(lab: &Lab) -> anyhow::Result<Self> {
+        Ok(Self { binary: lab.regatta()? })
+    }
+
+    fn command(&self, project: &Project) -> Command {
+        let mut command = command(&self.binary, &project.folder);
+        // What a user has set for Regatta must not reach a measurement.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REGATTA_"))
+        {
+            command.env_remove(name);
+        }
+        if let Some(python) = &project.python {
+            python.activate(&mut command);
+        }
+        command
+    }
+
+    /// `regatta run` on the embedded broker.
+    #[must_use]
+    pub fn run_embedded(&self, project: &Project, slots: usize) -> Command {
+        let mut run = self.command(project);
+        run.args(["run", "--format", "json", "--workers", &slots.to_string()]);
+        run
+    }
+
+    /// `regatta run` over RabbitMQ; its workers are started by others.
+    #[must_use]
+    pub fn run_on(&self, project: &Project, broker: &str, slots: usize) -> Command {
+        let mut run = self.command(project);
+        run.args(["run", "--format", "json", "--broker", broker, "--workers", &slots.to_string()]);
+        run
+    }
+
+    /// `regatta worker` with one slot.
+    #[must_use]
+    pub fn worker(&self, project: &Project, broker: &str, name: &str) -> Command {
+        let mut worker = self.command(project);
+        worker.args(["worker", "-Q", QUEUE, "--broker", broker, "--name", name, "--slots", "1"]);
+        worker
+    }
+}
+
+/// Forgets what earlier runs of a project left, so that a harness sees its own run alone.
+///
+/// # Errors
+/// When something is there that can't be removed.
+pub fn forget_runs(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder.join(".regatta")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
