@@ -1,0 +1,166 @@
+//! The queues beside a task queue: `<queue>.retry.<ms>`, where a task waits without being held, and `<queue>.dead`,
+//! where messages lie that could not be run.
+//!
+//! A delay queue has a TTL, and dead-letters what it expires through the default exchange to the task queue. So the
+//! wait survives the worker's death, and the task comes back to whichever worker is there. Both kinds are made when
+//! first needed. A worker without the right to make them needs them made before: `configure` on
+//! `<queue>\.(retry\..*|dead)`, `read` on `<queue>\.retry\..*` and `write` on `amq.default` are what RabbitMQ asks for.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::clock::iso;
+use crate::retry::delay_step;
+use crate::transport::{
+    Broker, Envelope, Properties, PublishError, Publishing, Queue, Topology, TransportError, Value,
+};
+use crate::wire::TaskMessage;
+use crate::worker::execution::Execution;
+use crate::worker::hands::dead_letter_headers;
+
+/// How much longer than its TTL an unused delay queue lives.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(600);
+
+/// How long a queue that was made ready is trusted to be there. Well below [`EXPIRY_MARGIN`]: RabbitMQ deletes an
+/// unused queue with all that is in it, publishing to it isn't use, and declaring it is.
+const TRUSTED_FOR: Duration = Duration::from_secs(240);
+
+/// Headers that the broker itself added on the way. To publish them again would make RabbitMQ see a dead-letter cycle
+/// and drop the message (rabbitmq-server 9867, 10111).
+const BROKER_HEADERS: [&str; 9] = [
+    "x-death",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+    "x-delivery-count",
+    "x-acquired-count",
+];
+
+/// Knows which of these queues are there.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    ready: Mutex<HashMap<String, Instant>>,
+}
+
+impl Aside {
+    /// Publishes a task as its own retry, as Celery does it: the same id, one retry more, the earliest time, and
+    /// itself as the parent.
+    pub(crate) async fn retry(
+        &self,
+        broker: &Broker,
+        execution: &Execution,
+        delay: Duration,
+        now: SystemTime,
+    ) -> Result<(), PublishError> {
+        let step = delay_step(delay);
+        let eta = iso(now + delay);
+        let (mut properties, body) = again(&execution.envelope)?;
+        properties.headers.insert("retries", Value::from(i64::from(execution.retries) + 1));
+        properties.headers.insert("eta", Value::from(eta.as_str()));
+        properties.headers.insert("parent_id", Value::from(&*execution.id));
+        self.publish(broker, delay_queue(&execution.queue, step), properties, body).await
+    }
+
+    /// Publishes a task that came too early, unchanged, to come back after `delay`.
+    pub(crate) async fn postpone(
+        &self,
+        broker: &Broker,
+        envelope: &Envelope,
+        queue: &str,
+        delay: Duration,
+    ) -> Result<(), PublishError> {
+        let (properties, body) = again(envelope)?;
+        self.publish(broker, delay_queue(queue, delay_step(delay)), properties, body).await
+    }
+
+    /// Publishes a message that can't be run to where somebody can look at it.
+    pub(crate) async fn dead_letter(
+        &self,
+        broker: &Broker,
+        envelope: &Envelope,
+        queue: &str,
+        reason: &str,
+    ) -> Result<(), PublishError> {
+        let mut properties = envelope.properties.clone();
+        strip(&mut properties);
+        for (name, value) in dead_letter_headers(queue, reason, SystemTime::now()) {
+            properties.headers.insert(name, value);
+        }
+        self.publish(broker, Queue::celery(&dead_queue_name(queue)), properties, envelope.body.clone()).await
+    }
+
+    async fn publish(
+        &self,
+        broker: &Broker,
+        queue: Queue,
+        properties: Properties,
+        body: bytes::Bytes,
+    ) -> Result<(), PublishError> {
+        let routing_key = queue.name().to_owned();
+        if !self.is_ready(&routing_key) {
+            ensure(broker, queue).await.map_err(PublishError::from)?;
+            self.lock().insert(routing_key.clone(), Instant::now());
+        }
+        let publishing =
+            Publishing { exchange: "".into(), routing_key: routing_key.clone(), properties, body, mandatory: true };
+        let published = broker.publish(publishing).await;
+        if published.is_err() {
+            self.lock().remove(&routing_key);
+        }
+        published
+    }
+
+    fn is_ready(&self, queue: &str) -> bool {
+        self.lock().get(queue).is_some_and(|since| since.elapsed() < TRUSTED_FOR)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where messages of `queue` lie that could not be run.
+pub(crate) fn dead_queue_name(queue: &str) -> String {
+    format!("{queue}.dead")
+}
+
+/// Where tasks of `queue` wait for `step` milliseconds.
+fn delay_queue(queue: &str, step: u64) -> Queue {
+    let ttl = Duration::from_millis(step);
+    Queue::celery(&format!("{queue}.retry.{step}")).ttl(ttl).expires(ttl + EXPIRY_MARGIN).dead_letter("", queue)
+}
+
+/// A delivery as a publishing: the same bytes, without what the broker added. The expiry as a property goes, since it
+/// would end the wait early; the header `expires` stays and counts.
+fn again(envelope: &Envelope) -> Result<(Properties, bytes::Bytes), PublishError> {
+    let mut properties = envelope.properties.clone();
+    let mut body = envelope.body.clone();
+    if properties.headers.get("task").is_none() {
+        // Protocol 1 has no headers to change; it goes on as protocol 2.
+        if let Ok(message) = TaskMessage::decode(&envelope.properties, &envelope.body) {
+            (properties, body) = message.encode();
+        }
+    }
+    properties.expiration = None;
+    strip(&mut properties);
+    Ok((properties, body))
+}
+
+fn strip(properties: &mut Properties) {
+    for name in BROKER_HEADERS {
+        properties.headers.remove(name);
+    }
+}
+
+/// Makes sure that a queue is there: looks first, since looking takes no right to make it.
+pub(crate) async fn ensure(broker: &Broker, queue: Queue) -> Result<(), TransportError> {
+    match broker.declare_passive(queue.name()).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_no_queue() => broker.declare(&Topology::default().queue(queue)).await,
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,446 @@
+//! What a worker does with the deliveries in its hand: which runs now, which waits, which goes back. Pure: inputs come
+//! in, commands go out; it knows no broker, no clock and no message.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// How many revoked ids a worker remembers; the oldest are forgotten first. Celery's own limit.
+pub(crate) const REVOKED_LIMIT: usize = 50_000;
+
+/// How many finished tasks whose acknowledgement was lost a worker remembers.
+pub(crate) const FINISHED_LIMIT: usize = 10_000;
+
+/// Names a delivery for as long as this worker has it.
+pub(crate) type Key = u64;
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// A delivery came in that may run.
+    Arrived { key: Key, id: Arc<str>, retries: u32, redelivered: bool },
+    /// A delivery came in that won't run: it is only answered and settled.
+    Aside { key: Key },
+    /// The execution ended. Its result is on its way to the broker.
+    Ended { key: Key },
+    /// The delivery is out of our hands.
+    Settled { key: Key, how: Settlement },
+    /// Somebody revoked a task; `terminate` means also when it runs already.
+    Revoked { id: Arc<str>, terminate: bool },
+    /// The connection was lost: what hasn't started will be delivered again.
+    Lost,
+    /// Take no more, finish what runs.
+    Quiet,
+    /// End now.
+    Kill,
+}
+
+/// How a delivery left our hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// Settled, and the broker has it in writing.
+    Acked,
+    /// The result is confirmed, but the acknowledgement came too late: the broker delivers the task again.
+    AckLost,
+    /// It goes back to the queue, since its result could not be published.
+    GivenBack,
+}
+
+/// Something to do for the hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Execute it.
+    Start(Key),
+    /// Answer `REVOKED` and settle it.
+    Revoke(Key),
+    /// Interrupt its execution; it ends as `REVOKED`.
+    Terminate(Key),
+    /// Keep it without executing it: this worker runs the same task, or ran it. An `Ack` or `Requeue` follows.
+    Double(Key),
+    /// Acknowledge it: its result is confirmed already.
+    Ack(Key),
+    /// Give it back to the queue.
+    Requeue(Key),
+    /// Drop it: the broker has it back already.
+    Forget(Key),
+    /// Cancel the consumers.
+    StopConsuming,
+    /// Nothing is left to do.
+    Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Prefetched. Next: `Running`, or it goes back.
+    Waiting,
+    /// Takes a slot. Next: `Settling`.
+    Running,
+    /// Being answered and settled. Next: gone.
+    Settling,
+}
+
+#[derive(Debug)]
+struct Held {
+    stage: Stage,
+    /// The task and its retries; `None` for what is only settled.
+    task: Option<(Arc<str>, u32)>,
+    /// Later deliveries of the same task, to be settled with this one.
+    adopted: Vec<Key>,
+}
+
+/// The deliveries in a worker's hand and its slots.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    slots: usize,
+    running: usize,
+    held: HashMap<Key, Held>,
+    waiting: VecDeque<Key>,
+    revoked: Remembered<Arc<str>>,
+    finished: Remembered<(Arc<str>, u32)>,
+    quiet: bool,
+    done: bool,
+}
+
+impl Slots {
+    /// With room for `slots` executions at a time.
+    pub(crate) fn new(slots: usize) -> Self {
+        Self {
+            slots,
+            running: 0,
+            held: HashMap::new(),
+            waiting: VecDeque::new(),
+            revoked: Remembered::new(REVOKED_LIMIT),
+            finished: Remembered::new(FINISHED_LIMIT),
+            quiet: false,
+            done: false,
+        }
+    }
+
+    /// How many executions run.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// The deliveries that wait for a slot, oldest first.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Key> + '_ {
+        self.waiting.iter().copied()
+    }
+
+    /// The ids that this worker won't run, oldest first.
+    pub(crate) fn revoked(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.revoked.order.iter()
+    }
+
+    /// Takes an input and appends what is to be done to `out`.
+    pub(crate) fn on(&mut self, input: Input, out: &mut Vec<Command>) {
+        match input {
+            Input::Arrived { key, id, retries, redelivered } => self.arrived(key, id, retries, redelivered, out),
+            Input::Aside { key } => self.hold(key, Stage::Settling, None),
+            Input::Ended { key } => self.ended(key, out),
+            Input::Settled { key, how } => self.settled(key, how, out),
+            Input::Revoked { id, terminate } => self.revoke(&id, terminate, out),
+            Input::Lost => {
+                for key in std::mem::take(&mut self.waiting) {
+                    self.held.remove(&key);
+                    out.push(Command::Forget(key));
+                }
+            }
+            Input::Quiet if self.quiet => {}
+            Input::Quiet => {
+                self.quiet = true;
+                out.push(Command::StopConsuming);
+                for key in std::mem::take(&mut self.waiting) {
+                    self.give_back(key, out);
+                }
+            }
+            Input::Kill => {
+                self.quiet = true;
+                self.held.clear();
+                self.waiting.clear();
+                self.running = 0;
+            }
+        }
+        if self.quiet && self.held.is_empty() && !self.done {
+            self.done = true;
+            out.push(Command::Done);
+        }
+    }
+
+    fn hold(&mut self, key: Key, stage: Stage, task: Option<(Arc<str>, u32)>) {
+        self.held.insert(key, Held { stage, task, adopted: Vec::new() });
+    }
+
+    fn arrived(&mut self, key: Key, id: Arc<str>, retries: u32, redelivered: bool, out: &mut Vec<Command>) {
+        if redelivered && self.adopt(key, &id, retries, out) {
+            return;
+        }
+        if self.quiet {
+            self.hold(key, Stage::Waiting, None);
+            return self.give_back(key, out);
+        }
+        if self.revoked.has(&id) {
+            self.hold(key, Stage::Settling, None);
+            return out.push(Command::Revoke(key));
+        }
+        self.hold(key, Stage::Waiting, Some((id, retries)));
+        self.waiting.push_back(key);
+        self.fill(out);
+    }
+
+    /// Settles a task that came again, without a second execution, where this worker still runs it or has confirmed
+    /// its result already.
+    fn adopt(&mut self, key: Key, id: &Arc<str>, retries: u32, out: &mut Vec<Command>) -> bool {
+        let task = (Arc::clone(id), retries);
+        if self.finished.has(&task) {
+            self.finished.forget(&task);
+            self.hold(key, Stage::Settling, Some(task));
+            out.extend([Command::Double(key), Command::Ack(key)]);
+            return true;
+        }
+        let same = |held: &&mut Held| held.stage != Stage::Waiting && held.task.as_ref() == Some(&task);
+        let Some(first) = self.held.values_mut().find(same) else { return false };
+        first.adopted.push(key);
+        self.hold(key, Stage::Settling, Some(task));
+        out.push(Command::Double(key));
+        true
+    }
+
+    fn ended(&mut self, key: Key, out: &mut Vec<Command>) {
+        if let Some(held) = self.held.get_mut(&key)
+            && held.stage == Stage::Running
+        {
+            held.stage = Stage::Settling;
+            self.running -= 1;
+            self.fill(out);
+        }
+    }
+
+    fn settled(&mut self, key: Key, how: Settlement, out: &mut Vec<Command>) {
+        let Some(held) = self.held.remove(&key) else {
+            return;
+        };
+        if held.stage == Stage::Running {
+            self.running -= 1;
+            self.fill(out);
+        }
+        let adopted_any = !held.adopted.is_empty();
+        for again in held.adopted {
+            out.push(match how {
+                Settlement::Acked | Settlement::AckLost => Command::Ack(again),
+                Settlement::GivenBack => Command::Requeue(again),
+            });
+        }
+        if let (Settlement::AckLost, Some(task), false) = (how, held.task, adopted_any) {
+            self.finished.remember(task);
+        }
+    }
+
+    fn revoke(&mut self, id: &Arc<str>, terminate: bool, out: &mut Vec<Command>) {
+        self.revoked.remember(Arc::clone(id));
+        for (key, held) in &mut self.held {
+            if held.task.as_ref().is_none_or(|(task, _)| task != id) {
+                continue;
+            }
+            match held.stage {
+                Stage::Waiting => {
+                    held.stage = Stage::Settling;
+                    self.waiting.retain(|waiting| waiting != key);
+                    out.push(Command::Revoke(*key));
+                }
+                Stage::Running if terminate => out.push(Command::Terminate(*key)),
+                Stage::Running | Stage::Settling => {}
+            }
+        }
+    }
+
+    fn give_back(&mut self, key: Key, out: &mut Vec<Command>) {
+        if let Some(held) = self.held.get_mut(&key) {
+            held.stage = Stage::Settling;
+            out.push(Command::Requeue(key));
+        }
+    }
+
+    fn fill(&mut self, out: &mut Vec<Command>) {
+        while self.running < self.slots
+            && let Some(key) = self.waiting.pop_front()
+        {
+            if let Some(held) = self.held.get_mut(&key) {
+                held.stage = Stage::Running;
+                self.running += 1;
+                out.push(Command::Start(key));
+            }
+        }
+    }
+}
+
+/// A set that forgets its oldest members.
+#[derive(Debug)]
+struct Remembered<T> {
+    limit: usize,
+    members: HashSet<T>,
+    order: VecDeque<T>,
+}
+
+impl<T: Clone + Eq + Hash> Remembered<T> {
+    fn new(limit: usize) -> Self {
+        Self { limit, members: HashSet::new(), order: VecDeque::new() }
+    }
+
+    fn has(&self, member: &T) -> bool {
+        !self.members.is_empty() && self.members.contains(member)
+    }
+
+    fn remember(&mut self, member: T) {
+        if self.members.insert(member.clone()) {
+            self.order.push_back(member);
+            if self.order.len() > self.limit
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.members.remove(&oldest);
+            }
+        }
+    }
+
+    fn forget(&mut self, member: &T) {
+        if self.members.remove(member) {
+            self.order.retain(|other| other != member);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Command::{Ack, Done, Double, Forget, Requeue, Revoke, Start, StopConsuming, Terminate};
+    use super::Settlement::{AckLost, Acked, GivenBack};
+    use super::*;
+
+    fn first(key: Key) -> Input {
+        Input::Arrived { key, id: format!("t{key}").into(), retries: 0, redelivered: false }
+    }
+
+    fn again(key: Key, id: &str) -> Input {
+        Input::Arrived { key, id: id.into(), retries: 0, redelivered: true }
+    }
+
+    fn ended(key: Key) -> Input {
+        Input::Ended { key }
+    }
+
+    fn settled(key: Key, how: Settlement) -> Input {
+        Input::Settled { key, how }
+    }
+
+    fn revoked(id: &str, terminate: bool) -> Input {
+        Input::Revoked { id: id.into(), terminate }
+    }
+
+    fn script(name: &str, slots: usize, lines: Vec<(Input, Vec<Command>)>) {
+        let mut machine = Slots::new(slots);
+        for (line, (input, commands)) in lines.into_iter().enumerate() {
+            let mut out = Vec::new();
+            machine.on(input.clone(), &mut out);
+            assert_eq!(out, commands, "{name}, line {line}: {input:?}");
+            let running = machine.held.values().filter(|held| held.stage == Stage::Running).count();
+            assert_eq!(machine.running, running, "{name}, line {line}: slots are counted right");
+            assert!(machine.running <= slots, "{name}, line {line}: no more executions than slots");
+        }
+    }
+
+    #[test]
+    fn a_slot_is_free_when_its_execution_ends_not_when_it_is_settled() {
+        script("two slots", 2, vec![
+            (first(1), vec![Start(1)]),
+            (first(2), vec![Start(2)]),
+            (first(3), vec![]),
+            (first(4), vec![]),
+            (ended(2), vec![Start(3)]),
+            (settled(2, Acked), vec![]),
+            (settled(1, GivenBack), vec![Start(4)]),
+            (ended(1), vec![]),
+        ]);
+    }
+
+    #[test]
+    fn what_only_needs_an_answer_takes_no_slot() {
+        script("aside", 1, vec![
+            (Input::Aside { key: 1 }, vec![]),
+            (first(2), vec![Start(2)]),
+            (Input::Quiet, vec![StopConsuming]),
+            (ended(2), vec![]),
+            (settled(2, Acked), vec![]),
+            (settled(1, Acked), vec![Done]),
+        ]);
+    }
+
+    #[test]
+    fn quiet_finishes_what_runs_and_gives_back_what_waits() {
+        script("quiet", 1, vec![
+            (first(1), vec![Start(1)]),
+            (first(2), vec![]),
+            (Input::Quiet, vec![StopConsuming, Requeue(2)]),
+            (first(3), vec![Requeue(3)]),
+            (ended(1), vec![]),
+            (settled(3, Acked), vec![]),
+            (settled(2, Acked), vec![]),
+            (Input::Quiet, vec![]),
+            (settled(1, Acked), vec![Done]),
+        ]);
+        script("idle", 1, vec![(Input::Quiet, vec![StopConsuming, Done]), (Input::Kill, vec![])]);
+        script("kill", 1, vec![(first(1), vec![Start(1)]), (first(2), vec![]), (Input::Kill, vec![Done])]);
+    }
+
+    #[test]
+    fn revoked_tasks_dont_start_and_running_ones_end_only_by_terminate() {
+        script("revoke", 1, vec![
+            (revoked("t2", false), vec![]),
+            (first(1), vec![Start(1)]),
+            (first(2), vec![Revoke(2)]),
+            (first(3), vec![]),
+            (revoked("t3", false), vec![Revoke(3)]),
+            (revoked("t1", false), vec![]),
+            (revoked("t1", true), vec![Terminate(1)]),
+            (ended(1), vec![]),
+            (revoked("t1", true), vec![]),
+        ]);
+    }
+
+    #[test]
+    fn a_task_that_comes_again_is_not_run_twice_by_the_same_worker() {
+        script("still running", 1, vec![
+            (first(1), vec![Start(1)]),
+            (first(2), vec![]),
+            (Input::Lost, vec![Forget(2)]),
+            (again(3, "t1"), vec![Double(3)]),
+            (again(4, "t2"), vec![]),
+            (ended(1), vec![Start(4)]),
+            (settled(1, AckLost), vec![Ack(3)]),
+            (settled(3, Acked), vec![]),
+        ]);
+        script("finished meanwhile", 1, vec![
+            (first(1), vec![Start(1)]),
+            (Input::Lost, vec![]),
+            (ended(1), vec![]),
+            (settled(1, AckLost), vec![]),
+            (again(2, "t1"), vec![Double(2), Ack(2)]),
+            (settled(2, Acked), vec![]),
+            (again(3, "t1"), vec![Start(3)]),
+        ]);
+        script("result not published", 1, vec![
+            (first(1), vec![Start(1)]),
+            (again(2, "t1"), vec![Double(2)]),
+            (ended(1), vec![]),
+            (settled(1, GivenBack), vec![Requeue(2)]),
+        ]);
+    }
+
+    #[test]
+    fn memory_of_ids_is_bounded() {
+        let mut remembered = Remembered::new(2);
+        for id in ["a", "b", "a", "c"] {
+            remembered.remember(id);
+        }
+        assert!(!remembered.has(&"a") && remembered.has(&"b") && remembered.has(&"c"));
+        remembered.forget(&"b");
+        assert_eq!(remembered.order, ["c"]);
+    }
+}
