@@ -13,7 +13,7 @@ use crate::container::{Base, Container};
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::process::{Running, command, finish};
-use crate::regatta::{Project, Regatta, forget_runs};
+use crate::regatta::{Project, Regatta, Show, forget_runs};
 use crate::say::line;
 use crate::verdicts::{Verdicts, compare, counts, expect_whole, of_nextest, of_pytest, story_of};
 
@@ -125,7 +125,8 @@ fn embedded(regatta: &Regatta, project: &Project) -> anyhow::Result<Verdicts> {
 
 fn again(regatta: &Regatta, project: &Project) -> anyhow::Result<Verdicts> {
     judged(project, || {
-        finish(regatta.run_embedded(project, SLOTS), RUN_MAX)?.expect_code("regatta run", &[0, 1])?;
+        finish(regatta.run_embedded(project, SLOTS, Show::Text), RUN_MAX)?
+            .expect_code("regatta run", &[0, 1])?;
         Ok(())
     })
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 pub mod tidy;
 
+pub mod bench;
 pub mod compare;
+pub mod faults;
 
 pub mod verdicts;
 

@@ -22,6 +22,21 @@ enum Command {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Runs networkx over RabbitMQ while workers or the broker are killed or frozen
+    Faults {
+        /// Only this fault: worker-killed, broker-killed, worker-frozen or nobody-works
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Measures Regatta, its peers and the limits side by side
+    Bench {
+        /// Only this group of rows, such as throughput, networkx-wall or itertools
+        #[arg(long)]
+        only: Option<String>,
+        /// Small inputs and one round: shows that everything works, and measures nothing
+        #[arg(long)]
+        quick: bool,
+    },
     /// Starts a RabbitMQ node of its own, prints its URL, and ends it when standard input ends
     Node,
 }
@@ -38,6 +53,8 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Tidy => xtask::tidy::run(&house_root()),
         Command::Compare { only } => xtask::compare::run(&house_root(), only.as_deref()),
+        Command::Faults { only } => xtask::faults::run(&house_root(), only.as_deref()),
+        Command::Bench { only, quick } => xtask::bench::run(&house_root(), only.as_deref(), quick),
         Command::Node => node(),
     };
     match done {

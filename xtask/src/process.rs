@@ -169,6 +169,17 @@ impl Running {
             .with_context(|| format!("{} can't be sent {signal}", self.what))
     }
 
+    /// Asks it to stop as Ctrl-C does, again when that isn't enough, and waits for its end.
+    ///
+    /// # Errors
+    /// When it doesn't end within `limit` after the second time; it is killed then.
+    pub fn interrupt(self, limit: Duration) -> anyhow::Result<Finished> {
+        // It may have ended by itself just now.
+        let _ = self.signal(Signal::SIGINT);
+        let _ = self.signal(Signal::SIGINT);
+        self.finish(limit)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

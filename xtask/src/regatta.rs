@@ -18,6 +18,15 @@ pub struct Project {
     pub python: Option<Python>,
 }
 
+/// What a run prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// Every event as a line of JSON, for a harness that waits for one.
+    Events,
+    /// What a person sees who pipes it.
+    Text,
+}
+
 /// The built binary.
 #[derive(Debug, Clone)]
 pub struct Regatta {
@@ -50,9 +59,10 @@ impl Regatta {
 
     /// `regatta run` on the embedded broker.
     #[must_use]
-    pub fn run_embedded(&self, project: &Project, slots: usize) -> Command {
+    pub fn run_embedded(&self, project: &Project, slots: usize, show: Show) -> Command {
         let mut run = self.command(project);
-        run.args(["run", "--format", "json", "--workers", &slots.to_string()]);
+        let format = if show == Show::Events { "json" } else { "human" };
+        run.args(["run", "--format", format, "--workers", &slots.to_string()]);
         run
     }
 
