@@ -6,7 +6,7 @@ use crate::client::task::Eta;
 use crate::client::{Inner, Task};
 use crate::clock::iso;
 use crate::error::SendError;
-use crate::transport::{Broker, PublishError, Publishing, Queue};
+use crate::transport::{Broker, PublishError, Publishing, Queue, Value};
 use crate::wire::{RawJson, TaskMessage};
 
 /// The longest description of arguments in a header; Celery's own limit.
@@ -14,18 +14,26 @@ const REPR_LIMIT: usize = 1024;
 
 /// Publishes a task, confirmed; makes its queue, where the options allow it, when it isn't there.
 pub(crate) async fn publish(inner: &Inner, task: Task, id: &str) -> Result<(), SendError> {
-    let name = task.name.clone();
-    let publishing = encode(inner, task, id)?;
-    let again = inner.options.declare_queues && publishing.exchange.is_empty();
-    match inner.broker.publish(publishing.clone()).await {
+    let call = Call::new(inner, task, id)?;
+    let name = || call.message.task.clone();
+    match inner.broker.publish(call.publishing()).await {
         Ok(()) => Ok(()),
-        Err(PublishError::Unroutable { .. }) if again => {
-            make_queue(&inner.broker, &publishing.routing_key, &name).await?;
-            let published = inner.broker.publish(publishing).await;
-            published.map_err(|source| SendError::Publish { task: name, source })
+        Err(PublishError::Unroutable { .. }) if inner.options.declare_queues && call.exchange.is_empty() => {
+            make_queue(&inner.broker, &call.routing_key, &call.message.task).await?;
+            let published = inner.broker.publish(call.publishing()).await;
+            published.map_err(|source| SendError::Publish { task: name(), source })
         }
-        Err(source) => Err(SendError::Publish { task: name, source }),
+        Err(source) => Err(SendError::Publish { task: name(), source }),
     }
+}
+
+/// A task that is ready to be published, more than once if it must be.
+struct Call {
+    message: TaskMessage,
+    exchange: String,
+    routing_key: String,
+    expiration: Option<String>,
+    headers: Vec<(String, Value)>,
 }
 
 async fn make_queue(broker: &Broker, queue: &str, task: &str) -> Result<(), SendError> {
@@ -33,39 +41,53 @@ async fn make_queue(broker: &Broker, queue: &str, task: &str) -> Result<(), Send
     made.map_err(|source| SendError::Topology { task: task.to_owned(), source })
 }
 
-fn encode(inner: &Inner, task: Task, id: &str) -> Result<Publishing, SendError> {
-    if let Some(spoiled) = task.spoiled {
-        return Err(spoiled);
+impl Call {
+    fn new(inner: &Inner, task: Task, id: &str) -> Result<Self, SendError> {
+        if let Some(spoiled) = task.spoiled {
+            return Err(spoiled);
+        }
+        let mut message = TaskMessage::new(task.name, id);
+        message.argsrepr = Some(describe("(", ")", task.args.iter().map(|arg| (None, arg))));
+        message.kwargsrepr =
+            Some(describe("{", "}", task.kwargs.iter().map(|(name, arg)| (Some(name.as_str()), arg))));
+        message.args = task.args;
+        message.kwargs = task.kwargs;
+        message.origin = Some(inner.options.name.clone());
+        message.ignore_result = Some(task.ignore_result);
+        message.priority = task.priority;
+        let limit = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
+        message.timelimit = (limit(task.time_limit), limit(task.soft_time_limit));
+        message.reply_to = Some(task.reply_to.unwrap_or_else(|| inner.reply_to.clone()));
+        if task.eta.is_some() || task.expires.is_some() {
+            let now = SystemTime::now();
+            message.eta = task.eta.map(|eta| match eta {
+                Eta::At(time) => iso(time),
+                Eta::In(delay) => iso(now + delay),
+            });
+            message.expires = task.expires.map(|expires| iso(now + expires));
+        }
+        let expiration = task.expires.map(|expires| expires.as_millis().to_string());
+        let (exchange, routing_key, headers) = (task.exchange, task.routing_key, task.headers);
+        Ok(Self { message, exchange, routing_key, expiration, headers })
     }
-    let mut message = TaskMessage::new(task.name, id);
-    message.argsrepr = Some(describe("(", ")", task.args.iter().map(|arg| (None, arg))));
-    message.kwargsrepr = Some(describe("{", "}", task.kwargs.iter().map(|(name, arg)| (Some(name.as_str()), arg))));
-    message.args = task.args;
-    message.kwargs = task.kwargs;
-    message.origin = Some(inner.options.name.clone());
-    message.ignore_result = Some(task.ignore_result);
-    message.priority = task.priority;
-    let limit = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
-    message.timelimit = (limit(task.time_limit), limit(task.soft_time_limit));
-    message.reply_to = Some(task.reply_to.unwrap_or_else(|| inner.reply_to.clone()));
-    if task.eta.is_some() || task.expires.is_some() {
-        let now = SystemTime::now();
-        message.eta = task.eta.map(|eta| match eta {
-            Eta::At(time) => iso(time),
-            Eta::In(delay) => iso(now + delay),
-        });
-        message.expires = task.expires.map(|expires| iso(now + expires));
+
+    fn publishing(&self) -> Publishing {
+        let (mut properties, body) = self.message.encode();
+        properties.expiration.clone_from(&self.expiration);
+        for (name, value) in &self.headers {
+            properties.headers.insert(name.as_str(), value.clone());
+        }
+        let routing_key = self.routing_key.clone();
+        Publishing { exchange: self.exchange.as_str().into(), routing_key, properties, body, mandatory: true }
     }
-    let (mut properties, body) = message.encode();
-    properties.expiration = task.expires.map(|expires| expires.as_millis().to_string());
-    for (name, value) in task.headers {
-        properties.headers.insert(name, value);
-    }
-    Ok(Publishing { exchange: task.exchange.into(), routing_key: task.routing_key, properties, body, mandatory: true })
 }
 
 /// Arguments as people see them in Flower and in events. Celery writes Python's own representation; JSON is close.
-fn describe<'a>(open: &str, close: &str, parts: impl Iterator<Item = (Option<&'a str>, &'a RawJson)>) -> String {
+fn describe<'a>(
+    open: &str,
+    close: &str,
+    parts: impl Iterator<Item = (Option<&'a str>, &'a RawJson)>,
+) -> String {
     let mut text = open.to_owned();
     for (index, (name, part)) in parts.enumerate() {
         if index > 0 {

@@ -198,20 +198,22 @@ impl Hands {
         message.group_id.clone_from(&execution.message.group);
         message.parent_id.clone_from(&execution.message.parent_id);
         let correlation = execution.message.correlation_id.as_deref();
-        self.deliver(self.addressed(&message, reply_to, correlation, &execution.facts(Some(at)))).await
+        let facts = execution.facts(Some(at));
+        self.deliver(reply_to, || self.addressed(&message, reply_to, correlation, &facts)).await
     }
 
     /// Publishes to a caller who may be reconnecting, or gone.
-    async fn deliver(&self, publishing: Publishing) -> Result<(), PublishError> {
-        let began = Instant::now();
+    async fn deliver(&self, reply_to: &str, publishing: impl Fn() -> Publishing) -> Result<(), PublishError> {
+        let mut patience = None;
         loop {
-            match self.broker.publish(publishing.clone()).await {
-                Err(PublishError::Unroutable { .. }) if began.elapsed() < CALLER_GONE_AFTER => {
-                    tokio::time::sleep(CALLER_RETRY).await;
-                }
+            match self.broker.publish(publishing()).await {
                 Err(PublishError::Unroutable { .. }) => {
-                    tracing::warn!(reply_to = publishing.routing_key, "a result has no reply queue: its caller is gone");
-                    return Ok(());
+                    let began = *patience.get_or_insert_with(Instant::now);
+                    if began.elapsed() >= CALLER_GONE_AFTER {
+                        tracing::warn!(reply_to, "a result has no reply queue: its caller is gone");
+                        return Ok(());
+                    }
+                    tokio::time::sleep(CALLER_RETRY).await;
                 }
                 other => return other,
             }
@@ -275,7 +277,8 @@ impl Hands {
         let mut message = ResultMessage::new(id.as_str(), state, error.to_wire());
         message.date_done = Some(iso(SystemTime::now()));
         let facts = Facts { worker: Some(self.options.name.clone()), ..Facts::default() };
-        self.deliver(self.addressed(&message, reply_to, asker.correlation_id.as_deref(), &facts)).await
+        let correlation = asker.correlation_id.as_deref();
+        self.deliver(reply_to, || self.addressed(&message, reply_to, correlation, &facts)).await
     }
 
     /// Puts a task that came too early where it waits without being held.
