@@ -56,15 +56,25 @@ impl Lab {
     /// # Errors
     /// When it doesn't build.
     pub fn binary(&self, package: &str, name: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.build(package, name, &["--release"])?.join("release").join(name))
+    }
+
+    /// The same in the form that tests use, which `cargo test` has built already.
+    ///
+    /// # Errors
+    /// When it doesn't build.
+    pub fn test_binary(&self, package: &str, name: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.build(package, name, &[])?.join("debug").join(name))
+    }
+
+    fn build(&self, package: &str, name: &str, arguments: &[&str]) -> anyhow::Result<PathBuf> {
         let mut build = command("cargo", &self.root);
-        build.args(["build", "--release", "--locked", "--package", package, "--bin", name]);
-        let target = match std::env::var_os("CARGO_TARGET_DIR") {
-            Some(folder) => PathBuf::from(folder),
-            None => self.root.join("target"),
-        };
+        build.args(["build", "--locked", "--package", package, "--bin", name]).args(arguments);
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
         build.env("CARGO_TARGET_DIR", &target);
         finish(build, SETUP_MAX)?.expect_code(&format!("cargo build of {name}"), &[0])?;
-        Ok(target.join("release").join(name))
+        Ok(target)
     }
 
     /// The `regatta` binary.

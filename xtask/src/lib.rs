@@ -18,6 +18,7 @@ pub mod container;
 pub mod lab;
 pub mod node;
 pub mod process;
+pub mod readme;
 pub mod regatta;
 pub mod say;
 
