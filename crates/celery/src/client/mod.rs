@@ -23,6 +23,7 @@ pub use self::handle::{Handle, TaskResult};
 pub use self::inspect::{Answer, Inspect};
 pub use self::pending::Update;
 pub use self::replies::{Replies, Reply, ReplyRoute};
+pub(crate) use self::send::{describe_args, describe_kwargs};
 pub use self::task::Task;
 use self::pending::Pending;
 use crate::error::{ClientError, SendError};
@@ -70,7 +71,7 @@ impl Client {
     /// When the broker doesn't let it declare or consume that queue.
     pub async fn new(broker: &Broker, options: ClientOptions) -> Result<Self, ClientError> {
         let reply_to = uuid::Uuid::new_v4().to_string();
-        let queue = Queue::reply(&reply_to);
+        let queue = Queue::transient(&reply_to).exclusive().auto_delete();
         let consumer = replies::own_queue(broker, queue, None, true).await?;
         let pending = Arc::new(Pending::default());
         let reader = tokio::spawn(replies::read(consumer, broker.link(), Arc::clone(&pending)));
@@ -176,6 +177,7 @@ impl Drop for Inner {
     }
 }
 
-fn new_id() -> String {
+/// An id that no other task has.
+pub(crate) fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }

@@ -47,9 +47,8 @@ impl Call {
             return Err(spoiled);
         }
         let mut message = TaskMessage::new(task.name, id);
-        message.argsrepr = Some(describe("(", ")", task.args.iter().map(|arg| (None, arg))));
-        message.kwargsrepr =
-            Some(describe("{", "}", task.kwargs.iter().map(|(name, arg)| (Some(name.as_str()), arg))));
+        message.argsrepr = Some(describe_args(&task.args));
+        message.kwargsrepr = Some(describe_kwargs(&task.kwargs));
         message.args = task.args;
         message.kwargs = task.kwargs;
         message.origin = Some(inner.options.name.clone());
@@ -80,6 +79,16 @@ impl Call {
         let routing_key = self.routing_key.clone();
         Publishing { exchange: self.exchange.as_str().into(), routing_key, properties, body, mandatory: true }
     }
+}
+
+/// Positional arguments as people see them.
+pub(crate) fn describe_args(args: &[RawJson]) -> String {
+    describe("(", ")", args.iter().map(|arg| (None, arg)))
+}
+
+/// Keyword arguments as people see them.
+pub(crate) fn describe_kwargs(kwargs: &[(String, RawJson)]) -> String {
+    describe("{", "}", kwargs.iter().map(|(name, arg)| (Some(name.as_str()), arg)))
 }
 
 /// Arguments as people see them in Flower and in events. Celery writes Python's own representation; JSON is close.

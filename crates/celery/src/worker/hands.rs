@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::client::Facts;
+use crate::app::App;
+use crate::client::{Facts, new_id};
 use crate::clock::{LogicalClock, iso, seconds};
 use crate::emitter::{Emitter, json};
 use crate::error::{CELERY_MODULE, TaskError};
-use crate::transport::{Broker, Envelope, PublishError, Publishing, Settle, SettleError, Settler, Value};
+use crate::transport::{Broker, Envelope, PublishError, Publishing, Queue, Settle, SettleError, Settler, Value};
 use crate::wire::{RawJson, ResultMessage, State};
-use crate::worker::aside::Aside;
+use crate::worker::aside::{Aside, ensure};
 use crate::worker::conclude::Conclusion;
 use crate::worker::execution::Execution;
+use crate::worker::follow::{self, Step};
 use crate::worker::intake::Asker;
 use crate::worker::options::{DeadLetter, ResultRoute, WorkerOptions};
 use crate::worker::slots::Settlement;
@@ -33,6 +35,8 @@ const REPR_LIMIT: usize = 1024;
 
 /// Everything that the executions of one worker share.
 pub(crate) struct Hands {
+    /// Says where following steps go.
+    pub(crate) app: App,
     pub(crate) broker: Broker,
     pub(crate) options: WorkerOptions,
     pub(crate) clock: Arc<LogicalClock>,
@@ -132,6 +136,15 @@ impl Hands {
     }
 
     async fn succeed(&self, execution: &Execution, result: RawJson, finished: SystemTime) -> Result<(), PublishError> {
+        let steps = follow::after_success(&self.app, &execution.message, &result, &mut new_id);
+        let followed = match steps {
+            Ok(steps) if steps.is_empty() => Ok(()),
+            Ok(steps) => self.publish_steps(steps).await?,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = followed {
+            return self.fail(execution, &TaskError::fatal(reason).named("FollowError"), finished).await;
+        }
         let shown = self.emitter.as_ref().filter(|emitter| emitter.tells_of_tasks()).map(|_| repr(&result));
         let message = ResultMessage::new(&*execution.id, State::Success, result);
         self.answer(execution, message, finished).await?;
@@ -146,6 +159,48 @@ impl Hands {
         self.answer(execution, message, finished).await?;
         tracing::debug!(task = execution.name, task_id = %execution.id, %error, "a task failed");
         self.event("task-failed", &execution.id, || exception_fields(error));
+        self.follow_failure(execution, error).await
+    }
+
+    /// Publishes following steps. The inner error says which has no queue; trying again would not help that.
+    async fn publish_steps(&self, steps: Vec<Step>) -> Result<Result<(), String>, PublishError> {
+        for Step { mut message, exchange, routing_key } in steps {
+            message.origin = Some(self.options.name.clone());
+            let publishing = || {
+                let (properties, body) = message.encode();
+                let (exchange, routing_key) = (exchange.as_str().into(), routing_key.clone());
+                Publishing { exchange, routing_key, properties, body, mandatory: true }
+            };
+            let mut published = self.broker.publish(publishing()).await;
+            if matches!(published, Err(PublishError::Unroutable { .. })) && exchange.is_empty() {
+                ensure(&self.broker, Queue::celery(&routing_key)).await.map_err(PublishError::from)?;
+                published = self.broker.publish(publishing()).await;
+            }
+            match published {
+                Err(PublishError::Unroutable { .. }) => {
+                    return Ok(Err(format!("the following task {} has no queue {routing_key}", message.task)));
+                }
+                other => other?,
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Publishes what is linked to the failure, and tells those who wait for the later steps of its chain.
+    async fn follow_failure(&self, execution: &Execution, error: &TaskError) -> Result<(), PublishError> {
+        let steps = follow::after_failure(&self.app, &execution.message, &mut new_id);
+        let followed = match steps {
+            Ok(steps) if steps.is_empty() => Ok(()),
+            Ok(steps) => self.publish_steps(steps).await?,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = followed {
+            tracing::warn!(task_id = %execution.id, reason, "what is linked to a failure can't follow");
+        }
+        for (id, reply_to) in follow::waiting_for_chain(&execution.message) {
+            let asker = Asker { id: Some(id), reply_to: Some(reply_to), correlation_id: None };
+            self.answer_asker(&asker, State::Failure, error).await?;
+        }
         Ok(())
     }
 

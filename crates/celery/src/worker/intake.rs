@@ -9,6 +9,7 @@ use crate::error::TaskError;
 use crate::transport::Envelope;
 use crate::wire::TaskMessage;
 use crate::worker::conclude::not_registered;
+use crate::worker::follow;
 
 /// Who wants to know what became of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,8 +68,8 @@ pub(crate) fn read(app: &App, envelope: &Envelope, queue: &str, now: SystemTime)
         let reason = format!("task {} belongs to queue {route}, but came out of queue {queue}", message.task);
         return Intake::Refuse(asker(&message), TaskError::refused(reason));
     }
-    if let Some(reason) = beyond(&message) {
-        return Intake::Refuse(asker(&message), TaskError::refused(reason));
+    if let Err(reason) = follow::check(&message) {
+        return Intake::Refuse(asker(&message), TaskError::refused(format!("task {}: {reason}", message.task)));
     }
     if expires.is_some_and(|expires| expires <= now) {
         return Intake::Expired(Box::new(message));
@@ -88,21 +89,6 @@ pub(crate) fn asker(message: &TaskMessage) -> Asker {
         reply_to: message.reply_to.clone(),
         correlation_id: message.correlation_id.clone(),
     }
-}
-
-/// Steps that must follow the task and that this worker doesn't take. To run the task alone would lose them silently.
-fn beyond(message: &TaskMessage) -> Option<String> {
-    let embed = &message.embed;
-    let what = if embed.chain.as_ref().is_some_and(|chain| !chain.is_empty()) {
-        "chain"
-    } else if embed.callbacks.as_ref().is_some_and(|callbacks| !callbacks.is_empty()) {
-        "callbacks (link)"
-    } else if embed.chord.is_some() {
-        "chord"
-    } else {
-        return None;
-    };
-    Some(format!("task {} is part of a {what}, which this worker can't go on with", message.task))
 }
 
 fn time(text: Option<&str>, header: &str) -> Result<Option<SystemTime>, TaskError> {

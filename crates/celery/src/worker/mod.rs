@@ -7,6 +7,7 @@
 mod aside;
 mod conclude;
 mod execution;
+mod follow;
 mod hands;
 mod intake;
 mod options;

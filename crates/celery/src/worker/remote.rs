@@ -95,7 +95,7 @@ impl Round {
             "reserved" => self.reserved().collect(),
             // What must wait lies in a delay queue of the broker, not in this worker.
             "scheduled" | "dump_schedule" => json!([]),
-            "registered" | "dump_tasks" => self.app.names().collect(),
+            "registered" | "dump_tasks" => self.hands.app.names().collect(),
             "active_queues" => self.hands.options.queues.iter().map(|queue| queue_info(queue)).collect(),
             "query_task" => self.query(arguments.get("ids")),
             "revoked" | "dump_revoked" => self.slots.revoked().map(|id| Value::from(&**id)).collect(),
@@ -185,7 +185,7 @@ impl Round {
             "software -> {}:{}\napp -> {}\nbroker -> {}",
             crate::emitter::IDENT,
             env!("CARGO_PKG_VERSION"),
-            self.app.name(),
+            self.hands.app.name(),
             self.hands.broker.url()
         )
     }

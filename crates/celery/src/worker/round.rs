@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
 use crate::emitter::{Emitter, Pulse};
 use crate::error::WorkerError;
 use crate::transport::{Consumer, Delivery, Link, Settler};
@@ -38,7 +37,6 @@ pub(crate) struct Voice {
 
 /// A worker at work.
 pub(crate) struct Round {
-    pub(crate) app: App,
     pub(crate) hands: Arc<Hands>,
     consumers: SelectAll<Consumer>,
     voice: Option<Voice>,
@@ -76,7 +74,6 @@ enum Event {
 
 impl Round {
     pub(crate) fn new(
-        app: App,
         hands: Arc<Hands>,
         consumers: SelectAll<Consumer>,
         voice: Option<Voice>,
@@ -85,7 +82,6 @@ impl Round {
     ) -> Self {
         let slots = Slots::new(hands.options.slots);
         Self {
-            app,
             hands,
             consumers,
             voice,
@@ -251,7 +247,7 @@ impl Round {
         let (envelope, settler) = delivery.split();
         let queue = Arc::clone(&envelope.queue);
         let hands = Arc::clone(&self.hands);
-        match intake::read(&self.app, &envelope, &queue, SystemTime::now()) {
+        match intake::read(&self.hands.app, &envelope, &queue, SystemTime::now()) {
             Intake::Run(order) => self.accept(key, *order, envelope, settler),
             Intake::Early(message, eta) => {
                 self.decide(Input::Aside { key });

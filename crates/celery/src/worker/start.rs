@@ -34,7 +34,7 @@ pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
         false => None,
     };
     let emitter = voice.as_ref().map(|voice| Arc::clone(&voice.emitter));
-    let hands = Arc::new(Hands { broker, options, clock, emitter, aside: Aside::default() });
+    let hands = Arc::new(Hands { app, broker, options, clock, emitter, aside: Aside::default() });
     let mut consumers = SelectAll::new();
     for queue in &hands.options.queues {
         let spec = Consume {
@@ -52,7 +52,7 @@ pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
             source,
         })?);
     }
-    Ok(Round::new(app, hands, consumers, voice, pidbox, phase))
+    Ok(Round::new(hands, consumers, voice, pidbox, phase))
 }
 
 /// Opens the event exchange, unless the worker is to be silent.
