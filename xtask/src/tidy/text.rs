@@ -15,7 +15,7 @@ const SETTLE_HOME: &str = "crates/celery/";
 const BARE_LOOP: &str = "xtask/src/bin/bare_amqp.rs";
 
 /// Calls that settle a delivery.
-const SETTLING: [&str; 5] = [".settle(", ".basic_ack(", ".basic_nack(", ".basic_reject(", "Acker"];
+const SETTLING: [&str; 5] = ["Settle::", ".basic_ack(", ".basic_nack(", ".basic_reject(", "Acker"];
 
 /// Words of source text that need a clock, a device, chance or a runtime.
 const IMPURE: [&str; 8] = [
