@@ -1,0 +1,205 @@
+//! The Celery task `regatta.batch`: an order is understood, given to a slot, and what happens is told.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::{BoxFuture, FutureExt, OptionFuture};
+use regatta_adapters::Adapter;
+use regatta_celery::{App, Context, TaskError};
+use regatta_model::{
+    BatchEnd, BatchOrder, BatchReport, Fault, Lease as LeaseNumber, PROTOCOL, Progress, SuiteName, TASK_NAME, WorkerName,
+};
+use regatta_sandbox::Cancel;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::WorkerConfig;
+use crate::lease::{Command, Input, Lease};
+use crate::outbox::Outbox;
+use crate::pool::Pool;
+use crate::slot::{Ground, Job, cannot_run, chain};
+
+/// The Celery state under which a worker tells what happens in a batch.
+pub const PROGRESS: &str = "PROGRESS";
+
+/// What runs the batches of one worker: its slots and the suites that it knows. Cheap to clone.
+#[derive(Clone)]
+pub struct BatchTask {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    adapters: HashMap<SuiteName, Arc<dyn Adapter>>,
+}
+
+/// The task's arguments. The order is read in two steps, since one of another version may not read at all.
+#[derive(Deserialize)]
+struct Arguments {
+    order: Box<RawValue>,
+}
+
+/// What orders of every version have.
+#[derive(Deserialize)]
+struct Head {
+    protocol: u32,
+    lease: LeaseNumber,
+}
+
+impl BatchTask {
+    /// Starts the slots.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(config: &WorkerConfig) -> std::io::Result<Self> {
+        let ground = Ground { tree: config.tree.clone(), fence: config.fence.clone() };
+        let pool = Pool::start(config.slots, &ground)?;
+        let adapters = config.adapters.iter().map(|adapter| (adapter.suite().name, Arc::clone(adapter)));
+        Ok(Self { inner: Arc::new(Inner { pool, adapters: adapters.collect() }) })
+    }
+
+    /// Registers the task.
+    #[must_use]
+    pub fn register(&self, app: App) -> App {
+        let task = self.clone();
+        app.task(TASK_NAME, move |context: Context, arguments: Arguments| {
+            let task = task.clone();
+            async move { task.run(context, &arguments.order).await }
+        })
+    }
+
+    /// Ends the slots and every process that they keep. Blocks until all of them are gone; batches in hand must have
+    /// been dropped before.
+    pub fn close(&self) {
+        self.inner.pool.join();
+    }
+
+    async fn run(&self, context: Context, order: &RawValue) -> Result<BatchReport, TaskError> {
+        let head: Head = serde_json::from_str(order.get())
+            .map_err(|error| TaskError::fatal(format!("the order can't be read: {error}")))?;
+        let worker = WorkerName(context.worker_name().to_owned());
+        let end = self.run_order(context, &head, order, &worker).await;
+        Ok(BatchReport { lease: head.lease, worker, end })
+    }
+
+    async fn run_order(&self, context: Context, head: &Head, order: &RawValue, worker: &WorkerName) -> BatchEnd {
+        if context.redelivered() {
+            // Its first holder may be at work on it. Whether it is, and what then, the dispatcher knows alone.
+            return BatchEnd::Returned;
+        }
+        if head.protocol != PROTOCOL {
+            return BatchEnd::Faulted(other_version(head.protocol));
+        }
+        let order: BatchOrder = match serde_json::from_str(order.get()) {
+            Ok(order) => order,
+            Err(error) => return BatchEnd::Faulted(cannot_run(format!("the order can't be read: {error}"))),
+        };
+        let Some(adapter) = self.inner.adapters.get(&order.suite).map(Arc::clone) else {
+            return BatchEnd::Faulted(self.unknown(&order.suite));
+        };
+        match Cancel::new() {
+            Ok(cancel) => self.tell(context, order, adapter, KillOnDrop(cancel), worker).await,
+            Err(error) => BatchEnd::Faulted(cannot_run(chain(&error))),
+        }
+    }
+
+    /// Gives the batch to a slot and tells what happens, until its end or that of its lease.
+    ///
+    /// When the task is revoked with termination, Celery's side drops this future; that kills what runs.
+    async fn tell(
+        &self,
+        context: Context,
+        order: BatchOrder,
+        adapter: Arc<dyn Adapter>,
+        cancel: KillOnDrop,
+        worker: &WorkerName,
+    ) -> BatchEnd {
+        let outbox = Arc::new(Outbox::default());
+        let mut lease = Lease::new(Instant::now(), Duration::from_millis(order.beat_ms));
+        let mut voice = Voice { context, lease: order.lease, worker: worker.clone(), unconfirmed: None };
+        let job = Job { order, adapter, cancel: cancel.0.clone(), outbox: Arc::clone(&outbox) };
+        let mut end = pin!(self.inner.pool.run(job).fuse());
+        let mut publishing = OptionFuture::from(None);
+        let revoked = voice.context.revoked();
+        loop {
+            let wake = tokio::time::sleep_until(lease.wake_at(outbox.waiting()).into());
+            let input = tokio::select! {
+                biased;
+                () = revoked.cancelled() => return BatchEnd::Cancelled,
+                Some(told) = &mut publishing => {
+                    publishing = OptionFuture::from(None);
+                    voice.told(told)
+                }
+                end = &mut end => Input::Ended(end),
+                () = outbox.rung() => Input::Tick,
+                () = wake => Input::Tick,
+            };
+            match lease.on(Instant::now(), outbox.waiting(), input) {
+                None => {}
+                Some(Command::Publish) => publishing = OptionFuture::from(Some(voice.publish(&outbox))),
+                Some(Command::Finish(end)) => return end,
+            }
+        }
+    }
+
+    fn unknown(&self, suite: &SuiteName) -> Fault {
+        let mut known: Vec<&str> = self.inner.adapters.keys().map(|name| name.0.as_str()).collect();
+        known.sort_unstable();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        cannot_run(format!(
+            "there is no suite {suite} in this worker's tree (it knows {known}); give the worker the same tree and \
+             configuration as the run has"
+        ))
+    }
+}
+
+/// Ends a batch's processes when the batch is dropped, for whatever reason.
+struct KillOnDrop(Cancel);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+/// What tells the dispatcher.
+struct Voice {
+    context: Context,
+    lease: LeaseNumber,
+    worker: WorkerName,
+    /// What was published last, until the broker has confirmed it.
+    unconfirmed: Option<Arc<Progress>>,
+}
+
+impl Voice {
+    fn publish(&mut self, outbox: &Outbox) -> BoxFuture<'static, Result<(), String>> {
+        let (lease, worker) = (self.lease, self.worker.clone());
+        let fresh = || Arc::new(Progress { lease, worker, facts: outbox.take() });
+        let progress = Arc::clone(self.unconfirmed.get_or_insert_with(fresh));
+        let context = self.context.clone();
+        async move { context.update_state(PROGRESS, &*progress).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn told(&mut self, told: Result<(), String>) -> Input {
+        match told {
+            Ok(()) => {
+                self.unconfirmed = None;
+                Input::Confirmed
+            }
+            Err(error) => {
+                tracing::warn!(batch = self.context.task_id(), error, "what happened could not be told; trying again");
+                Input::Failed
+            }
+        }
+    }
+}
+
+fn other_version(theirs: u32) -> Fault {
+    let older = if theirs > PROTOCOL { "worker" } else { "dispatcher" };
+    cannot_run(format!(
+        "the run speaks version {theirs} of the batch protocol and this worker version {PROTOCOL}; bring the {older} up to \
+         the version of the other"
+    ))
+}

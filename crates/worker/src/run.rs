@@ -1,0 +1,111 @@
+//! A worker's life: its queues, its slots, its end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use regatta_adapters::Adapter;
+use regatta_celery::transport::{Broker, Exchange, Queue, Topology, TransportError};
+use regatta_celery::{App, Prefetch, ResultRoute, WorkerEnd, WorkerError, WorkerOptions};
+use regatta_model::RESULTS_EXCHANGE;
+use regatta_sandbox::Fence;
+use tokio_util::sync::CancellationToken;
+
+use crate::BatchTask;
+
+/// What a worker is told when it starts.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// Its Celery node name, such as `regatta-1@host`, unique among all workers of the virtual host.
+    pub name: String,
+    /// The queues that it takes batches from.
+    pub queues: Vec<String>,
+    /// The tree that its suites are in.
+    pub tree: PathBuf,
+    /// The suites that it can run.
+    pub adapters: Vec<Arc<dyn Adapter>>,
+    /// How many batches it runs at a time, at least 1.
+    pub slots: usize,
+    /// The limits of every process, and the environment that it starts with. The time-out is of no account: it comes
+    /// with each batch.
+    pub fence: Fence,
+}
+
+/// Why a worker could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no thread left.
+    #[error("the slots' threads can't be started; look at the limit of processes")]
+    Threads(#[source] std::io::Error),
+    /// A queue isn't there and can't be made, or the broker is out of reach.
+    #[error("queue {queue} is not ready for a worker")]
+    Queue {
+        /// The queue.
+        queue: String,
+        /// The broker's words.
+        #[source]
+        source: TransportError,
+    },
+    /// The Celery side ended with an error.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// How often RabbitMQ may deliver a batch before it drops it: a backstop. Whether a batch is run again is the
+/// dispatcher's to say, and a worker gives a redelivered one back unrun.
+pub const DELIVERY_LIMIT: u32 = 20;
+
+/// The first part of the routing key where the broker knows no users.
+const NO_USER: &str = "local";
+
+/// Works on batches until `quiet` (finish what is in hand) or `kill` (end all processes now) fires, or remote control
+/// asks for the shutdown. When it returns, no process of a test is left. Dropping the future kills too, but doesn't
+/// wait for that.
+///
+/// # Errors
+/// When the broker doesn't give the worker what it needs, or the system no threads.
+pub async fn run(
+    broker: &Broker,
+    config: WorkerConfig,
+    quiet: CancellationToken,
+    kill: CancellationToken,
+) -> Result<WorkerEnd, RunError> {
+    for queue in &config.queues {
+        let ready = make_ready(broker, queue).await;
+        ready.map_err(|source| RunError::Queue { queue: queue.clone(), source })?;
+    }
+    let batches = BatchTask::start(&config).map_err(RunError::Threads)?;
+    let app = batches.register(App::new("regatta"));
+    let user = broker.url().user();
+    let key_prefix = if user.is_empty() { NO_USER } else { user }.to_owned();
+    let options = WorkerOptions {
+        prefetch: Prefetch::Slots,
+        results: ResultRoute::Exchange { exchange: RESULTS_EXCHANGE.to_owned(), key_prefix },
+        ..WorkerOptions::new(config.name, config.queues).slots(config.slots)
+    };
+    let end = app.worker(broker, options).run(quiet, kill).await;
+    // Whatever ended the worker, its batches are dropped now, and their processes are dying.
+    let closed = tokio::task::spawn_blocking(move || batches.close()).await;
+    if let Err(error) = closed {
+        tracing::error!(%error, "the slots could not be ended");
+    }
+    Ok(end?)
+}
+
+/// Sees to a queue and the exchange of results. A worker of a fleet may declare neither: the set-up did. Where nothing
+/// is set up, as on the embedded broker, it makes them as the dispatcher does.
+async fn make_ready(broker: &Broker, queue: &str) -> Result<(), TransportError> {
+    match broker.declare_passive(queue).await {
+        Ok(_) => {}
+        Err(error) if error.is_no_queue() => {
+            let made = broker.declare(&Topology::default().queue(Queue::quorum(queue, DELIVERY_LIMIT))).await;
+            // Somebody was faster, in his own way.
+            made.or_else(|error| if matches!(error, TransportError::Mismatch { .. }) { Ok(()) } else { Err(error) })?;
+        }
+        Err(error) => return Err(error),
+    }
+    let exchange = Topology::default().exchange(Exchange::topic(RESULTS_EXCHANGE).durable());
+    match broker.declare(&exchange).await {
+        Err(error) if !error.is_access_refused() => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,204 @@
+//! One slot: a thread that runs batches one after the other, each from its first item to its last.
+//!
+//! The thread lives as long as the worker, for two reasons: what the kernel kills with us it kills with this thread
+//! (see `regatta_sandbox`), and a test costs no thread of its own. Runners, and with them warm processes, are kept
+//! from batch to batch.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use regatta_adapters::{Adapter, AdapterError, Ended, Exit, Runner, TestProcess};
+use regatta_model::{
+    BatchEnd, BatchOrder, Digest, Fact, Fault, FaultKind, Item, OrderItem, Outcome, Record, SuiteName, Token,
+};
+use regatta_sandbox::{Cancel, Fence, SandboxError};
+
+use crate::execute::{execute, time};
+use crate::outbox::Outbox;
+use crate::warm::Warm;
+
+/// How many suites a slot keeps runners of, the last used ones. A warm process takes memory while it waits.
+pub(crate) const RUNNERS_MAX: usize = 4;
+
+/// What every batch of this worker runs within.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    /// The tree that the suites are in.
+    pub(crate) tree: PathBuf,
+    /// The limits of each process. The time-out comes with the batch.
+    pub(crate) fence: Fence,
+}
+
+/// A batch for a slot.
+pub(crate) struct Job {
+    pub(crate) order: BatchOrder,
+    pub(crate) adapter: Arc<dyn Adapter>,
+    pub(crate) cancel: Cancel,
+    pub(crate) outbox: Arc<Outbox>,
+}
+
+/// What tells one runner from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RunnerKey {
+    pub(crate) suite: SuiteName,
+    pub(crate) prepared: Option<Digest>,
+}
+
+impl RunnerKey {
+    pub(crate) fn of(order: &BatchOrder) -> Self {
+        Self { suite: order.suite.clone(), prepared: order.prepared.clone() }
+    }
+}
+
+/// What runs a suite's tests here.
+enum Hand {
+    Each(Box<dyn TestProcess>),
+    Warm(Warm),
+}
+
+/// A slot's state between batches.
+pub(crate) struct Slot {
+    ground: Ground,
+    /// The last used one is last.
+    hands: Vec<(RunnerKey, Hand)>,
+}
+
+/// How facts leave, and whether anybody still wants them.
+pub(crate) struct Sink<'a> {
+    outbox: &'a Outbox,
+    cancel: &'a Cancel,
+}
+
+impl Sink<'_> {
+    pub(crate) fn say(&self, fact: Fact) {
+        self.outbox.push(fact, || !self.cancel.is_killed());
+    }
+
+    pub(crate) fn cancel(&self) -> &Cancel {
+        self.cancel
+    }
+}
+
+impl Slot {
+    pub(crate) fn new(ground: Ground) -> Self {
+        Self { ground, hands: Vec::new() }
+    }
+
+    /// Runs a batch to its end.
+    pub(crate) fn run(&mut self, job: &Job) -> BatchEnd {
+        let key = RunnerKey::of(&job.order);
+        let mut hand = match self.hand(&key, job) {
+            Ok(hand) => hand,
+            Err(error) => return BatchEnd::Faulted(cannot_run(error.to_string())),
+        };
+        let sink = Sink { outbox: &job.outbox, cancel: &job.cancel };
+        let timeout = Duration::from_millis(job.order.test_timeout_ms);
+        let fence = Fence { timeout, ..self.ground.fence.clone() };
+        let end = match &mut hand {
+            Hand::Each(runner) => run_each(runner.as_ref(), &job.order.items, &fence, &sink),
+            Hand::Warm(warm) => warm.run(&job.order.items, &fence, &sink),
+        };
+        self.hands.push((key, hand));
+        if job.cancel.is_killed() { BatchEnd::Cancelled } else { end }
+    }
+
+    /// Drops all runners and ends their processes.
+    pub(crate) fn forget(&mut self) {
+        self.hands.clear();
+    }
+
+    /// Takes the runner for a batch out of those that are kept, or makes it.
+    fn hand(&mut self, key: &RunnerKey, job: &Job) -> Result<Hand, AdapterError> {
+        if let Some(at) = self.hands.iter().position(|(kept, _)| kept == key) {
+            return Ok(self.hands.remove(at).1);
+        }
+        if self.hands.len() >= RUNNERS_MAX {
+            self.hands.remove(0);
+        }
+        Ok(match job.adapter.runner(&self.ground.tree, key.prepared.as_ref())? {
+            Runner::Each(runner) => Hand::Each(runner),
+            Runner::Warm(session) => Hand::Warm(Warm::new(session)),
+        })
+    }
+}
+
+/// One process for each test. What can't be run doesn't keep the rest from running; the batch ends with the fault.
+fn run_each(runner: &dyn TestProcess, items: &[OrderItem], fence: &Fence, sink: &Sink<'_>) -> BatchEnd {
+    let mut fault = None;
+    for OrderItem { token, item, .. } in items {
+        if sink.cancel().is_killed() {
+            return BatchEnd::Cancelled;
+        }
+        if let Err(message) = run_one(runner, item, *token, fence, sink) {
+            tracing::warn!(?item, message, "a test can't be run");
+            fault.get_or_insert(message);
+        }
+    }
+    fault.map_or(BatchEnd::Done, |message| BatchEnd::Faulted(cannot_run(message)))
+}
+
+fn run_one(
+    runner: &dyn TestProcess,
+    item: &Item,
+    token: Token,
+    fence: &Fence,
+    sink: &Sink<'_>,
+) -> Result<(), String> {
+    let test = match item {
+        Item::Test(test) => test.clone(),
+        Item::Unit(unit) => return Err(format!("{unit} is a unit, and this suite has none; list it again")),
+    };
+    let invocation = runner.invocation(&test).map_err(|error| error.to_string())?;
+    sink.say(Fact::Started { test: test.clone(), token });
+    let ended = execute(&invocation, fence, sink.cancel()).map_err(|error| chain(&error))?;
+    if ended.exit == Exit::Cancelled {
+        return Ok(());
+    }
+    let mut record = runner.judge(&test, &ended);
+    note_leaks(&mut record, ended.leaked);
+    sink.say(Fact::Finished { test, token, record });
+    Ok(())
+}
+
+/// A test that leaves processes behind did what it should; but whoever wonders about the machine wants to know.
+fn note_leaks(record: &mut Record, leaked: usize) {
+    if leaked > 0 && record.message.is_none() {
+        let processes = if leaked == 1 { "1 process".to_owned() } else { format!("{leaked} processes") };
+        record.message = Some(format!("left {processes} behind, which had to be killed"));
+    }
+}
+
+/// The end of a process from the moment at which a test began in it.
+pub(crate) fn since(ended: Ended, started: SystemTime, began: Instant) -> Ended {
+    Ended { started: time(started), duration: began.elapsed(), ..ended }
+}
+
+/// The record of a unit whose process ended while it was collected.
+pub(crate) fn errored(record: Record) -> Record {
+    match record.outcome {
+        // Nothing ran that could have crashed; it could not be set up.
+        Outcome::Crashed => Record { outcome: Outcome::Errored, ..record },
+        Outcome::Passed
+        | Outcome::Failed
+        | Outcome::Errored
+        | Outcome::Skipped
+        | Outcome::TimedOut => record,
+    }
+}
+
+pub(crate) fn cannot_run(message: String) -> Fault {
+    Fault { kind: FaultKind::CannotRun, message }
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &SandboxError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

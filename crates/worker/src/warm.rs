@@ -1,0 +1,169 @@
+//! A warm process and the batches that it is asked for.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use regatta_adapters::{Ended, WarmFact, WarmSession};
+use regatta_model::{BatchEnd, Item, OrderItem};
+use regatta_sandbox::{Event, Fence, SandboxError, Session, Why};
+
+use crate::asking::Asking;
+use crate::execute::{command, ended};
+use crate::slot::{Sink, cannot_run, chain, errored, since};
+
+/// How long a process may take, beyond the limit of a test, until it reports something: to start and import, to collect
+/// a file, to tear down what many tests shared.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// A suite's warm process, which is started when it is needed.
+pub(crate) struct Warm {
+    warm: Box<dyn WarmSession>,
+    /// Not before `session`: it is told by it how to read.
+    session: Option<Session>,
+}
+
+/// How a process's part of a batch ended.
+enum Parted {
+    /// It did all that it was asked for.
+    Done,
+    /// The batch was cancelled.
+    Cancelled,
+    /// It is gone.
+    Gone {
+        how: Why,
+        /// Whether it had ever said that it can take requests.
+        ready: bool,
+        /// When the test began that ran then.
+        test: Option<(SystemTime, Instant)>,
+        /// Why it had to go, when it didn't go by itself.
+        reason: Option<String>,
+    },
+}
+
+impl Warm {
+    pub(crate) fn new(warm: Box<dyn WarmSession>) -> Self {
+        Self { warm, session: None }
+    }
+
+    /// Runs a batch to its end, with as many processes as it takes.
+    pub(crate) fn run(&mut self, items: &[OrderItem], fence: &Fence, sink: &Sink<'_>) -> BatchEnd {
+        let mut asking = Asking::new(items);
+        loop {
+            let (request, facts) = asking.request();
+            facts.into_iter().for_each(|fact| sink.say(fact));
+            if request.is_empty() {
+                return BatchEnd::Done;
+            }
+            if sink.cancel().is_killed() {
+                return BatchEnd::Cancelled;
+            }
+            match self.ask(&mut asking, &request, fence, sink) {
+                Err(error) => return BatchEnd::Faulted(cannot_run(chain(&error))),
+                Ok(Parted::Done) => return BatchEnd::Done,
+                Ok(Parted::Cancelled) => {
+                    self.end(Why::Cancelled);
+                    return BatchEnd::Cancelled;
+                }
+                Ok(Parted::Gone { how, ready, test, reason }) => {
+                    let Some(ended) = self.end(how) else { return BatchEnd::Done };
+                    if !ready {
+                        return BatchEnd::Faulted(cannot_run(never_ready(&self.program(), &ended)));
+                    }
+                    let ended = match test {
+                        Some((started, began)) => since(ended, started, began),
+                        None => ended,
+                    };
+                    self.blame(&mut asking, &ended, reason, sink);
+                }
+            }
+        }
+    }
+
+    /// Gives the one who is to blame for the end of its process a record.
+    fn blame(&self, asking: &mut Asking, ended: &Ended, reason: Option<String>, sink: &Sink<'_>) {
+        let Some(name) = asking.blame() else { return };
+        let ran = asking.running().is_some();
+        let mut record = self.warm.crashed(&name, ended);
+        if !ran {
+            record = errored(record);
+        }
+        if reason.is_some() {
+            record.message = reason;
+        }
+        asking.finished(name, record).into_iter().for_each(|fact| sink.say(fact));
+    }
+
+    /// Asks the process, and listens until it is done or gone.
+    fn ask(
+        &mut self,
+        asking: &mut Asking,
+        request: &[Item],
+        fence: &Fence,
+        sink: &Sink<'_>,
+    ) -> Result<Parted, SandboxError> {
+        let line = self.warm.request(request);
+        let fresh = self.session(fence, sink)?;
+        let Self { warm, session: Some(session) } = self else { return Ok(Parted::Done) };
+        session.forget_output();
+        session.send(&line);
+        let mut ready = !fresh;
+        let mut test = None;
+        let mut deadline = Instant::now() + fence.timeout + SILENCE_MAX;
+        loop {
+            let gone = |how, reason| Ok(Parted::Gone { how, ready, test, reason });
+            let line = match session.wait(sink.cancel(), Some(deadline)) {
+                Event::Line(line) => line,
+                Event::Ended => return gone(Why::Ended, None),
+                Event::DeadlinePassed => return gone(Why::TimedOut, None),
+                Event::Cancelled => return Ok(Parted::Cancelled),
+                Event::TooLong => return gone(Why::Cancelled, Some("its process sent an endless record".into())),
+            };
+            let facts = match warm.record(&line) {
+                Ok(facts) => facts,
+                Err(error) => return gone(Why::Cancelled, Some(error.to_string())),
+            };
+            for fact in facts {
+                match &fact {
+                    WarmFact::Ready => ready = true,
+                    WarmFact::RequestDone => return Ok(Parted::Done),
+                    WarmFact::Started { .. } => {
+                        session.forget_output();
+                        test = Some((SystemTime::now(), Instant::now()));
+                    }
+                    WarmFact::Finished { .. } => test = None,
+                    WarmFact::Collected { .. } | WarmFact::UnitFinished { .. } => {}
+                }
+                let silence = if test.is_some() { Duration::ZERO } else { SILENCE_MAX };
+                deadline = Instant::now() + fence.timeout + silence;
+                asking.heard(fact).into_iter().for_each(|fact| sink.say(fact));
+            }
+        }
+    }
+
+    /// Makes sure that there is a process that waits for a request. True when it is a new one.
+    fn session(&mut self, fence: &Fence, sink: &Sink<'_>) -> Result<bool, SandboxError> {
+        if let Some(session) = &mut self.session {
+            // Whoever says something without being asked, or has ended since, is not to be trusted with tests.
+            if session.wait(sink.cancel(), Some(Instant::now())) == Event::DeadlinePassed {
+                return Ok(false);
+            }
+            self.end(Why::Cancelled);
+        }
+        self.session = Some(Session::start(&command(&self.warm.invocation()), fence)?);
+        Ok(true)
+    }
+
+    fn end(&mut self, why: Why) -> Option<Ended> {
+        self.session.take().map(|session| ended(session.end(why)))
+    }
+
+    fn program(&self) -> String {
+        self.warm.invocation().program.display().to_string()
+    }
+}
+
+fn never_ready(program: &str, ended: &Ended) -> String {
+    let output = [ended.stderr.as_slice(), ended.stdout.as_slice()].concat();
+    let text = String::from_utf8_lossy(&output);
+    let how = ended.exit;
+    format!("{program} ended ({how:?}) before it could take tests; it said:\n{}", text.trim())
+}
