@@ -50,7 +50,11 @@ pub(crate) fn topology() -> Topology {
 
 impl Emitter {
     /// The emitter, and what its publishing task reads.
-    pub(crate) fn new(hostname: Arc<str>, clock: Arc<LogicalClock>, tasks: bool) -> (Self, mpsc::Receiver<Event>) {
+    pub(crate) fn new(
+        hostname: Arc<str>,
+        clock: Arc<LogicalClock>,
+        tasks: bool,
+    ) -> (Self, mpsc::Receiver<Event>) {
         let (sender, receiver) = mpsc::channel(QUEUE_LIMIT);
         let (tasks, dropped) = (AtomicBool::new(tasks), AtomicU64::new(0));
         (Self { sender, tasks, dropped, hostname, clock }, receiver)
@@ -67,7 +71,12 @@ impl Emitter {
     }
 
     /// Tells something of a task, if somebody wants to hear it.
-    pub(crate) fn task(&self, kind: &'static str, id: &str, fields: impl FnOnce() -> Vec<(&'static str, RawJson)>) {
+    pub(crate) fn task(
+        &self,
+        kind: &'static str,
+        id: &str,
+        fields: impl FnOnce() -> Vec<(&'static str, RawJson)>,
+    ) {
         if self.tells_of_tasks() {
             let mut event = self.event(kind);
             event.uuid = Some(id.to_owned());
@@ -109,7 +118,10 @@ impl Emitter {
         if self.sender.try_send(event).is_err() {
             let before = self.dropped.fetch_add(1, Ordering::Relaxed);
             if before.is_power_of_two() || before == 0 {
-                tracing::warn!(dropped = before + 1, "events are dropped: the broker doesn't take them fast enough");
+                tracing::warn!(
+                    dropped = before + 1,
+                    "events are dropped: the broker doesn't take them fast enough"
+                );
             }
         }
     }

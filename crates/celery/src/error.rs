@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::client::Facts;
 use crate::transport::{PublishError, TransportError};
 use crate::wire::{JsonError, RawJson, ResultMessage};
 
@@ -139,9 +140,9 @@ pub enum TaskFailure {
         /// The task's id.
         id: String,
         /// What the worker said.
-        error: RemoteError,
+        error: Box<RemoteError>,
         /// Who ran it and when.
-        facts: crate::client::Facts,
+        facts: Box<Facts>,
     },
     /// The task was revoked, or was too old when a worker came to it.
     #[error("task {id} was revoked: {reason}")]
@@ -165,7 +166,9 @@ pub enum TaskFailure {
     },
     /// The reply queue was lost with the connection and declared anew: a result that was on its way is gone, one that
     /// comes later still arrives. Waiting again is allowed.
-    #[error("the reply queue of task {id} was lost with the broker connection; a result sent meanwhile is gone")]
+    #[error(
+        "the reply queue of task {id} was lost with the broker connection; a result sent meanwhile is gone"
+    )]
     ReplyLost {
         /// The task's id.
         id: String,
@@ -347,6 +350,14 @@ pub enum WorkerError {
         /// The broker's own words.
         #[source]
         source: TransportError,
+    },
+    /// All consumers were ended by the broker, and what was in hand is finished.
+    #[error(
+        "worker {worker} has nothing to consume any more: its queues were deleted or the broker was closed"
+    )]
+    NothingToConsume {
+        /// The worker's name.
+        worker: String,
     },
     /// A queue could not be consumed.
     #[error("worker {worker} can't consume queue {queue}{hint}")]

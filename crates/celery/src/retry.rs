@@ -95,11 +95,20 @@ mod tests {
     #[test]
     fn delays_double_up_to_the_cap_and_end_with_the_tries() {
         let retry = Retry::max(4).backoff(Duration::from_millis(100), Duration::from_millis(500));
-        let table = [(0, Some(100)), (1, Some(200)), (2, Some(400)), (3, Some(500)), (4, None), (u32::MAX, None)];
+        let table =
+            [(0, Some(100)), (1, Some(200)), (2, Some(400)), (3, Some(500)), (4, None), (u32::MAX, None)];
         for (retries, millis) in table {
-            assert_eq!(retry.delay(retries, 1.0), millis.map(Duration::from_millis), "after {retries} retries");
+            assert_eq!(
+                retry.delay(retries, 1.0),
+                millis.map(Duration::from_millis),
+                "after {retries} retries"
+            );
         }
-        assert_eq!(Retry::max(u32::MAX).delay(40, 1.0), Some(Duration::from_secs(60)), "2⁴⁰ doesn't overflow");
+        assert_eq!(
+            Retry::max(u32::MAX).delay(40, 1.0),
+            Some(Duration::from_secs(60)),
+            "2⁴⁰ doesn't overflow"
+        );
     }
 
     #[test]
@@ -114,7 +123,17 @@ mod tests {
 
     #[test]
     fn delay_steps_are_few_and_never_shorter_than_asked() {
-        let table = [(0, 64), (1, 64), (64, 64), (65, 80), (80, 80), (81, 96), (113, 128), (1000, 1024), (1025, 1280)];
+        let table = [
+            (0, 64),
+            (1, 64),
+            (64, 64),
+            (65, 80),
+            (80, 80),
+            (81, 96),
+            (113, 128),
+            (1000, 1024),
+            (1025, 1280),
+        ];
         for (asked, step) in table {
             assert_eq!(delay_step(Duration::from_millis(asked)), step, "for {asked} ms");
         }

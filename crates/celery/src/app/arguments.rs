@@ -11,7 +11,9 @@
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
 
 use crate::wire::RawJson;
 
@@ -176,9 +178,10 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         let mut positions = Positions { texts: &self.arguments.args, next: 0 };
         let value = visitor.visit_seq(&mut positions)?;
         match self.arguments.args.len() {
-            given if given > positions.next => {
-                Err(Mismatch(format!("takes {} positional arguments, but {given} were given", positions.next)))
-            }
+            given if given > positions.next => Err(Mismatch(format!(
+                "takes {} positional arguments, but {given} were given",
+                positions.next
+            ))),
             _ => Ok(value),
         }
     }
@@ -205,7 +208,9 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match self.arguments.args.len() {
             0 => visitor.visit_map(Fields { arguments: self.arguments, fields: &[], next: 0 }),
-            given => Err(Mismatch(format!("takes keyword arguments only, but {given} positional ones were given"))),
+            given => {
+                Err(Mismatch(format!("takes keyword arguments only, but {given} positional ones were given")))
+            }
         }
     }
 

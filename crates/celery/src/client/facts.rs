@@ -51,7 +51,10 @@ impl Facts {
             worker: headers.get(WORKER_HEADER).and_then(Value::as_str).map(str::to_owned),
             started: time(STARTED_HEADER),
             finished: time(FINISHED_HEADER),
-            retries: headers.get(RETRIES_HEADER).and_then(Value::as_i64).and_then(|count| u32::try_from(count).ok()),
+            retries: headers
+                .get(RETRIES_HEADER)
+                .and_then(Value::as_i64)
+                .and_then(|count| u32::try_from(count).ok()),
         }
     }
 

@@ -82,7 +82,10 @@ impl Handle {
     ///
     /// # Errors
     /// As [`Handle::get`].
-    pub async fn get_within<T: DeserializeOwned>(&mut self, timeout: Duration) -> Result<TaskResult<T>, TaskFailure> {
+    pub async fn get_within<T: DeserializeOwned>(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<TaskResult<T>, TaskFailure> {
         self.timeout = Some(timeout);
         self.get().await
     }
@@ -111,7 +114,9 @@ impl Handle {
         loop {
             match self.news().await {
                 News::Update(Update::State { .. }) => {}
-                News::Update(Update::ReplyLost) => return Err(TaskFailure::ReplyLost { id: self.id.to_string() }),
+                News::Update(Update::ReplyLost) => {
+                    return Err(TaskFailure::ReplyLost { id: self.id.to_string() });
+                }
                 News::Last(last) => return Ok(last),
                 News::Closed => return Err(TaskFailure::Closed { id: self.id.to_string() }),
             }
@@ -136,7 +141,10 @@ impl Handle {
                 let reason = RemoteError::read(&message).message;
                 Err(TaskFailure::Revoked { id: self.id.to_string(), reason })
             }
-            _ => Err(TaskFailure::Remote { id: self.id.to_string(), error: RemoteError::read(&message), facts }),
+            _ => {
+                let error = Box::new(RemoteError::read(&message));
+                Err(TaskFailure::Remote { id: self.id.to_string(), error, facts: Box::new(facts) })
+            }
         }
     }
 }

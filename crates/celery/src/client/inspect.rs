@@ -65,7 +65,9 @@ impl Inspect {
 
     fn arguments(&self) -> Map<String, Value> {
         let arguments = match self {
-            Self::Revoke { ids, terminate } => json!({"task_id": ids, "terminate": terminate, "signal": "SIGTERM"}),
+            Self::Revoke { ids, terminate } => {
+                json!({"task_id": ids, "terminate": terminate, "signal": "SIGTERM"})
+            }
             _ => json!({}),
         };
         match arguments {
@@ -102,7 +104,8 @@ impl ControlReplies {
             .binding(Binding::new(REPLY_EXCHANGE, &queue, &oid));
         broker.declare(&topology).await?;
         let tag = queue.clone();
-        let mut consumer = broker.consume(Consume { queue, prefetch: 0, no_ack: true, exclusive: false, tag }).await?;
+        let mut consumer =
+            broker.consume(Consume { queue, prefetch: 0, no_ack: true, exclusive: false, tag }).await?;
         let (answers, _) = broadcast::channel(ANSWERS_LIMIT);
         let sender = answers.clone();
         let reader = tokio::spawn(async move {
@@ -111,7 +114,9 @@ impl ControlReplies {
                 match ControlReply::decode(&envelope.properties, &envelope.body) {
                     // Nobody may be asking any more.
                     Ok(reply) => drop(sender.send(Arc::new(reply))),
-                    Err(refusal) => tracing::warn!(reason = %refusal.reason, "a malformed answer was thrown away"),
+                    Err(refusal) => {
+                        tracing::warn!(reason = %refusal.reason, "a malformed answer was thrown away")
+                    }
                 }
             }
         });
@@ -121,7 +126,9 @@ impl ControlReplies {
 }
 
 fn exchanges() -> Topology {
-    Topology::default().exchange(Exchange::fanout(CONTROL_EXCHANGE)).exchange(Exchange::direct(REPLY_EXCHANGE))
+    Topology::default()
+        .exchange(Exchange::fanout(CONTROL_EXCHANGE))
+        .exchange(Exchange::direct(REPLY_EXCHANGE))
 }
 
 /// Asks and collects the answers, by the workers' names.

@@ -21,11 +21,11 @@ use tokio_util::task::AbortOnDropHandle;
 pub use self::facts::Facts;
 pub use self::handle::{Handle, TaskResult};
 pub use self::inspect::{Answer, Inspect};
+use self::pending::Pending;
 pub use self::pending::Update;
-pub use self::replies::{Replies, Reply, ReplyRoute};
+pub use self::replies::{REPLIES_PREFETCH, Replies, Reply, ReplyRoute};
 pub(crate) use self::send::{describe_args, describe_kwargs};
 pub use self::task::Task;
-use self::pending::Pending;
 use crate::error::{ClientError, SendError};
 use crate::transport::{Broker, Queue};
 
@@ -43,7 +43,11 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     /// Waits for ever, and declares missing queues.
     fn default() -> Self {
-        Self { name: format!("regatta{}@localhost", std::process::id()), result_timeout: None, declare_queues: true }
+        Self {
+            name: format!("regatta{}@localhost", std::process::id()),
+            result_timeout: None,
+            declare_queues: true,
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use tokio::sync::watch;
 use crate::client::facts::Facts;
 use crate::client::pending::Pending;
 use crate::error::ClientError;
-use crate::transport::{Binding, Broker, Consume, Consumer, Link, Queue, Settle, Settler, SettleError, Topology};
+use crate::transport::{
+    Binding, Broker, Consume, Consumer, Link, Queue, Settle, SettleError, Settler, Topology,
+};
 use crate::wire::{Refusal, ResultMessage};
 
 /// How many unsettled results a caller that reads its own reply queue holds at most.
@@ -107,14 +109,18 @@ pub(crate) async fn own_queue(
     if let Some(binding) = binding {
         topology = topology.binding(binding);
     }
-    broker.declare(&topology).await.map_err(|source| {
-        ClientError::Transport { doing: format!("the reply queue {name} could not be declared"), source }
+    broker.declare(&topology).await.map_err(|source| ClientError::Transport {
+        doing: format!("the reply queue {name} could not be declared"),
+        source,
     })?;
     let prefetch = if no_ack { 0 } else { REPLIES_PREFETCH };
     let tag = format!("replies-{name}");
-    broker.consume(Consume { queue: name.clone(), prefetch, no_ack, exclusive: false, tag }).await.map_err(|source| {
-        ClientError::Transport { doing: format!("the reply queue {name} could not be consumed"), source }
-    })
+    broker.consume(Consume { queue: name.clone(), prefetch, no_ack, exclusive: false, tag }).await.map_err(
+        |source| ClientError::Transport {
+            doing: format!("the reply queue {name} could not be consumed"),
+            source,
+        },
+    )
 }
 
 /// Reads the client's own reply queue for as long as the client lives.

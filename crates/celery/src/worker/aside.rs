@@ -105,8 +105,13 @@ impl Aside {
             ensure(broker, queue).await.map_err(PublishError::from)?;
             self.lock().insert(routing_key.clone(), Instant::now());
         }
-        let publishing =
-            Publishing { exchange: "".into(), routing_key: routing_key.clone(), properties, body, mandatory: true };
+        let publishing = Publishing {
+            exchange: "".into(),
+            routing_key: routing_key.clone(),
+            properties,
+            body,
+            mandatory: true,
+        };
         let published = broker.publish(publishing).await;
         if published.is_err() {
             self.lock().remove(&routing_key);
@@ -131,7 +136,10 @@ pub(crate) fn dead_queue_name(queue: &str) -> String {
 /// Where tasks of `queue` wait for `step` milliseconds.
 fn delay_queue(queue: &str, step: u64) -> Queue {
     let ttl = Duration::from_millis(step);
-    Queue::celery(&format!("{queue}.retry.{step}")).ttl(ttl).expires(ttl + EXPIRY_MARGIN).dead_letter("", queue)
+    Queue::celery(&format!("{queue}.retry.{step}"))
+        .ttl(ttl)
+        .expires(ttl + EXPIRY_MARGIN)
+        .dead_letter("", queue)
 }
 
 /// A delivery as a publishing: the same bytes, without what the broker added. The expiry as a property goes, since it

@@ -82,7 +82,13 @@ mod tests {
             ("result", End::Returned(Ok(one())), Some(policy), 0, Conclusion::Succeed(one())),
             ("no policy", End::Returned(Err(failed())), None, 0, Conclusion::Fail(failed())),
             ("first", End::Returned(Err(failed())), Some(policy), 0, Conclusion::Retry(failed(), seconds(2))),
-            ("second", End::Returned(Err(failed())), Some(policy), 1, Conclusion::Retry(failed(), seconds(4))),
+            (
+                "second",
+                End::Returned(Err(failed())),
+                Some(policy),
+                1,
+                Conclusion::Retry(failed(), seconds(4)),
+            ),
             ("used up", End::Returned(Err(failed())), Some(policy), 2, Conclusion::Fail(failed())),
             (
                 "panic",

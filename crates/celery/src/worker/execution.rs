@@ -71,7 +71,9 @@ impl Execution {
     /// The hard and the soft time limit: the message's own before the task's.
     fn limits(&self, task: &Registered) -> (Option<Duration>, Option<Duration>) {
         let own = |seconds: Option<f64>| {
-            seconds.filter(|seconds| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            seconds
+                .filter(|seconds| *seconds > 0.0)
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         };
         let (hard, soft) = self.message.timelimit;
         let hard = own(hard).or(task.options.timeout);
@@ -187,5 +189,6 @@ async fn after(limit: Option<Duration>) {
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "the handler panicked".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "the handler panicked".to_owned())
 }

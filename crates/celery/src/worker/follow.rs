@@ -37,7 +37,8 @@ struct Signature {
 
 impl Signature {
     fn read(text: &RawJson) -> Result<Self, String> {
-        let signature: Self = text.to().map_err(|error| format!("a following step can't be read: {error}"))?;
+        let signature: Self =
+            text.to().map_err(|error| format!("a following step can't be read: {error}"))?;
         match &signature.subtask_type {
             None => Ok(signature),
             Some(kind) => Err(format!("a following step is a {kind}, which this worker can't go on with")),
@@ -49,30 +50,42 @@ impl Signature {
     }
 
     /// The message that calls it, after `parent`, with `first` as its first argument unless it is immutable.
-    fn step(&self, app: &App, parent: &TaskMessage, first: Option<&RawJson>, new_id: &mut dyn FnMut() -> String) -> Result<Step, String> {
+    fn step(
+        &self,
+        app: &App,
+        parent: &TaskMessage,
+        first: Option<&RawJson>,
+        new_id: &mut dyn FnMut() -> String,
+    ) -> Result<Step, String> {
         let id = self.option("task_id").map_or_else(&mut *new_id, str::to_owned);
         let mut message = TaskMessage::new(self.task.as_str(), id);
         message.args = first.filter(|_| !self.immutable).into_iter().chain(&self.args).cloned().collect();
         if let Some(kwargs) = self.kwargs.as_ref().filter(|kwargs| !kwargs.is_null()) {
-            message.kwargs = kwargs.to_entries().map_err(|error| format!("a following step can't be read: {error}"))?;
+            message.kwargs =
+                kwargs.to_entries().map_err(|error| format!("a following step can't be read: {error}"))?;
         }
         message.argsrepr = Some(describe_args(&message.args));
         message.kwargsrepr = Some(describe_kwargs(&message.kwargs));
         message.root_id = parent.root_id.clone().or_else(|| Some(parent.id.clone()));
         message.parent_id = Some(parent.id.clone());
         message.reply_to = self.option("reply_to").map(str::to_owned);
-        message.priority = self.options.get("priority").and_then(Value::as_u64).and_then(|priority| u8::try_from(priority).ok());
+        message.priority = self
+            .options
+            .get("priority")
+            .and_then(Value::as_u64)
+            .and_then(|priority| u8::try_from(priority).ok());
         message.ignore_result = self.options.get("ignore_result").and_then(Value::as_bool).or(Some(false));
         let seconds = |name: &str| self.options.get(name).and_then(Value::as_f64);
         message.timelimit = (seconds("time_limit"), seconds("soft_time_limit"));
         message.embed.callbacks = self.list("link")?;
         message.embed.errbacks = self.list("link_error")?;
-        let (exchange, routing_key) = match (self.option("queue"), self.option("exchange"), self.option("routing_key")) {
-            (Some(queue), _, _) => (String::new(), queue),
-            (None, Some(exchange), Some(key)) => (exchange.to_owned(), key),
-            (None, None, Some(key)) => (String::new(), key),
-            (None, _, None) => (String::new(), app.queue_of(&self.task)),
-        };
+        let (exchange, routing_key) =
+            match (self.option("queue"), self.option("exchange"), self.option("routing_key")) {
+                (Some(queue), _, _) => (String::new(), queue),
+                (None, Some(exchange), Some(key)) => (exchange.to_owned(), key),
+                (None, None, Some(key)) => (String::new(), key),
+                (None, _, None) => (String::new(), app.queue_of(&self.task)),
+            };
         Ok(Step { message, exchange, routing_key: routing_key.to_owned() })
     }
 

@@ -9,7 +9,9 @@ use crate::client::{Facts, new_id};
 use crate::clock::{LogicalClock, iso, seconds};
 use crate::emitter::{Emitter, json};
 use crate::error::{CELERY_MODULE, TaskError};
-use crate::transport::{Broker, Envelope, PublishError, Publishing, Queue, Settle, SettleError, Settler, Value};
+use crate::transport::{
+    Broker, Envelope, PublishError, Publishing, Queue, Settle, SettleError, Settler, Value,
+};
 use crate::wire::{RawJson, ResultMessage, State};
 use crate::worker::aside::{Aside, ensure};
 use crate::worker::conclude::Conclusion;
@@ -82,7 +84,12 @@ impl Hands {
     }
 
     /// Publishes a state before the result.
-    pub(crate) async fn tell(&self, execution: &Execution, state: State, meta: RawJson) -> Result<(), PublishError> {
+    pub(crate) async fn tell(
+        &self,
+        execution: &Execution,
+        state: State,
+        meta: RawJson,
+    ) -> Result<(), PublishError> {
         if ignores_result(execution) {
             return Ok(());
         }
@@ -93,7 +100,12 @@ impl Hands {
     }
 
     /// Does what follows from an execution, and settles its delivery.
-    pub(crate) async fn finish(&self, execution: &Execution, conclusion: Conclusion, settler: Settler) -> Settlement {
+    pub(crate) async fn finish(
+        &self,
+        execution: &Execution,
+        conclusion: Conclusion,
+        settler: Settler,
+    ) -> Settlement {
         let finished = SystemTime::now();
         let published = match conclusion {
             Conclusion::Succeed(result) => self.succeed(execution, result, finished).await,
@@ -135,7 +147,12 @@ impl Hands {
         requeue(id, settler).await
     }
 
-    async fn succeed(&self, execution: &Execution, result: RawJson, finished: SystemTime) -> Result<(), PublishError> {
+    async fn succeed(
+        &self,
+        execution: &Execution,
+        result: RawJson,
+        finished: SystemTime,
+    ) -> Result<(), PublishError> {
         let steps = follow::after_success(&self.app, &execution.message, &result, &mut new_id);
         let followed = match steps {
             Ok(steps) if steps.is_empty() => Ok(()),
@@ -149,11 +166,18 @@ impl Hands {
         let message = ResultMessage::new(&*execution.id, State::Success, result);
         self.answer(execution, message, finished).await?;
         let run_time = execution.facts(Some(finished)).run_time().map(|time| time.as_secs_f64());
-        self.event("task-succeeded", &execution.id, || vec![("result", json(&shown)), ("runtime", json(&run_time))]);
+        self.event("task-succeeded", &execution.id, || {
+            vec![("result", json(&shown)), ("runtime", json(&run_time))]
+        });
         Ok(())
     }
 
-    async fn fail(&self, execution: &Execution, error: &TaskError, finished: SystemTime) -> Result<(), PublishError> {
+    async fn fail(
+        &self,
+        execution: &Execution,
+        error: &TaskError,
+        finished: SystemTime,
+    ) -> Result<(), PublishError> {
         let message = ResultMessage::new(&*execution.id, State::Failure, error.to_wire());
         let message = message.with_traceback(error.traceback.clone());
         self.answer(execution, message, finished).await?;
@@ -178,7 +202,10 @@ impl Hands {
             }
             match published {
                 Err(PublishError::Unroutable { .. }) => {
-                    return Ok(Err(format!("the following task {} has no queue {routing_key}", message.task)));
+                    return Ok(Err(format!(
+                        "the following task {} has no queue {routing_key}",
+                        message.task
+                    )));
                 }
                 other => other?,
             }
@@ -204,9 +231,15 @@ impl Hands {
         Ok(())
     }
 
-    async fn revoke(&self, execution: &Execution, reason: &str, finished: SystemTime) -> Result<(), PublishError> {
+    async fn revoke(
+        &self,
+        execution: &Execution,
+        reason: &str,
+        finished: SystemTime,
+    ) -> Result<(), PublishError> {
         let error = revoked_error(reason);
-        self.answer(execution, ResultMessage::new(&*execution.id, State::Revoked, error.to_wire()), finished).await?;
+        self.answer(execution, ResultMessage::new(&*execution.id, State::Revoked, error.to_wire()), finished)
+            .await?;
         self.revoked_event(&execution.id, reason);
         Ok(())
     }
@@ -241,7 +274,12 @@ impl Hands {
         Ok(())
     }
 
-    async fn answer(&self, execution: &Execution, message: ResultMessage, at: SystemTime) -> Result<(), PublishError> {
+    async fn answer(
+        &self,
+        execution: &Execution,
+        message: ResultMessage,
+        at: SystemTime,
+    ) -> Result<(), PublishError> {
         if ignores_result(execution) {
             return Ok(());
         }
@@ -275,7 +313,13 @@ impl Hands {
         }
     }
 
-    fn addressed(&self, message: &ResultMessage, reply_to: &str, correlation: Option<&str>, facts: &Facts) -> Publishing {
+    fn addressed(
+        &self,
+        message: &ResultMessage,
+        reply_to: &str,
+        correlation: Option<&str>,
+        facts: &Facts,
+    ) -> Publishing {
         let (mut properties, body) = message.encode();
         properties.correlation_id = Some(correlation.unwrap_or(&message.task_id).to_owned());
         facts.write(&mut properties.headers);
@@ -283,7 +327,8 @@ impl Hands {
             ResultRoute::Reply => (String::new(), reply_to.to_owned()),
             ResultRoute::Exchange { exchange, key_prefix } => {
                 // The broker checks the name, so a reader may trust it (RabbitMQ, "Validated User-ID").
-                properties.user_id = Some(self.broker.url().user().to_owned()).filter(|user| !user.is_empty());
+                properties.user_id =
+                    Some(self.broker.url().user().to_owned()).filter(|user| !user.is_empty());
                 (exchange.clone(), format!("{key_prefix}.{reply_to}"))
             }
         };
@@ -302,7 +347,8 @@ impl Hands {
         let id = asker.id.as_deref().unwrap_or("unknown");
         tracing::warn!(task_id = id, queue, reason = %error, "a message was refused and dead-lettered");
         if self.options.dead_letter == DeadLetter::Queue
-            && let Err(failed) = self.aside.dead_letter(&self.broker, envelope, queue, &error.to_string()).await
+            && let Err(failed) =
+                self.aside.dead_letter(&self.broker, envelope, queue, &error.to_string()).await
         {
             return self.settle(Err(failed), id, settler).await;
         }
@@ -326,7 +372,8 @@ impl Hands {
     }
 
     async fn answer_asker(&self, asker: &Asker, state: State, error: &TaskError) -> Result<(), PublishError> {
-        let (Some(id), Some(reply_to)) = (&asker.id, asker.reply_to.as_deref().filter(|to| !to.is_empty())) else {
+        let (Some(id), Some(reply_to)) = (&asker.id, asker.reply_to.as_deref().filter(|to| !to.is_empty()))
+        else {
             return Ok(());
         };
         let mut message = ResultMessage::new(id.as_str(), state, error.to_wire());

@@ -69,7 +69,10 @@ pub(crate) fn read(app: &App, envelope: &Envelope, queue: &str, now: SystemTime)
         return Intake::Refuse(asker(&message), TaskError::refused(reason));
     }
     if let Err(reason) = follow::check(&message) {
-        return Intake::Refuse(asker(&message), TaskError::refused(format!("task {}: {reason}", message.task)));
+        return Intake::Refuse(
+            asker(&message),
+            TaskError::refused(format!("task {}: {reason}", message.task)),
+        );
     }
     if expires.is_some_and(|expires| expires <= now) {
         return Intake::Expired(Box::new(message));

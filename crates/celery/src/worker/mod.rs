@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::aside::ensure;
 pub(crate) use self::execution::Execution;
-pub(crate) use self::remote::{CONTROL_EXCHANGE, MESSAGE_TTL, QUEUE_EXPIRY, REPLY_EXCHANGE};
 pub use self::options::{
     DeadLetter, HEARTBEAT, MAX_PREFETCH, Phase, Prefetch, ResultRoute, WorkerEnd, WorkerOptions,
 };
+pub(crate) use self::remote::{CONTROL_EXCHANGE, MESSAGE_TTL, QUEUE_EXPIRY, REPLY_EXCHANGE};
 use crate::app::App;
 use crate::error::WorkerError;
 use crate::transport::Broker;
@@ -57,7 +57,11 @@ impl Worker {
     ///
     /// # Errors
     /// When an option makes no sense, or the broker refuses the queues or exchanges that the worker needs.
-    pub async fn run(self, quiet: CancellationToken, kill: CancellationToken) -> Result<WorkerEnd, WorkerError> {
+    pub async fn run(
+        self,
+        quiet: CancellationToken,
+        kill: CancellationToken,
+    ) -> Result<WorkerEnd, WorkerError> {
         let mut round = start::start(self).await?;
         let end = round.work(&quiet, &kill).await;
         round.leave().await;

@@ -110,11 +110,7 @@ impl Default for WorkerOptions {
 impl WorkerOptions {
     /// A worker called `name` on `queues`, with one slot.
     pub fn new(name: impl Into<String>, queues: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            name: name.into(),
-            queues: queues.into_iter().map(Into::into).collect(),
-            ..Self::default()
-        }
+        Self { name: name.into(), queues: queues.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
     /// The same with so many slots.

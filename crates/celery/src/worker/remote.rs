@@ -50,7 +50,8 @@ impl Pidbox {
             .binding(Binding::new(CONTROL_EXCHANGE, &queue, ""));
         broker.declare(&topology).await?;
         let tag = queue.clone();
-        let consumer = broker.consume(Consume { queue, prefetch: 0, no_ack: true, exclusive: false, tag }).await?;
+        let consumer =
+            broker.consume(Consume { queue, prefetch: 0, no_ack: true, exclusive: false, tag }).await?;
         Ok(Self { consumer, name: name.to_owned() })
     }
 
@@ -61,7 +62,9 @@ impl Pidbox {
             match ControlRequest::decode(&envelope.properties, &envelope.body) {
                 Ok(request) if request.is_for(&self.name) => return Some(request),
                 Ok(_) => {}
-                Err(refusal) => tracing::warn!(reason = %refusal.reason, "a malformed control request was ignored"),
+                Err(refusal) => {
+                    tracing::warn!(reason = %refusal.reason, "a malformed control request was ignored")
+                }
             }
         }
     }

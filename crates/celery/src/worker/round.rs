@@ -1,6 +1,7 @@
 //! The worker's loop: thin hands around [`Slots`].
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -62,6 +63,10 @@ pub(crate) struct Round {
 }
 
 /// Something for the loop to handle.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for one turn of the loop; a box for each delivery costs more"
+)]
 enum Event {
     Delivery(Option<Delivery>),
     Ended(Key),
@@ -114,14 +119,21 @@ impl Round {
         self.phase.send_replace(Phase::Ready);
         tracing::info!(worker = self.hands.options.name, queues = ?self.hands.options.queues, slots = self.hands.options.slots, "ready");
         let asked = self.asked.clone();
-        let mut end = WorkerEnd::Quiet;
+        let (mut kill, mut quiet, mut asked) =
+            (pin!(kill.cancelled()), pin!(quiet.cancelled()), pin!(asked.cancelled()));
+        let mut end = Ok(WorkerEnd::Quiet);
         let mut is_quiet = false;
         loop {
             let event = tokio::select! {
                 biased;
-                () = kill.cancelled() => Event::Kill,
-                () = quiet.cancelled(), if !is_quiet => Event::Quiet,
-                () = asked.cancelled(), if !is_quiet => { end = WorkerEnd::Asked; Event::Quiet }
+                () = &mut kill => Event::Kill,
+                () = &mut quiet, if !is_quiet => Event::Quiet,
+                () = &mut asked, if !is_quiet => { end = Ok(WorkerEnd::Asked); Event::Quiet }
+                Ok(()) = link.changed() => match &*link.borrow_and_update() {
+                    Link::Down { .. } => Event::Lost,
+                    Link::Up { .. } => continue,
+                },
+                Some(request) = next_control(&mut self.pidbox) => Event::Control(Box::new(request)),
                 Some(key) = self.ended.1.recv() => Event::Ended(key),
                 Some(joined) = self.executions.join_next() => match joined {
                     Ok((key, how)) => Event::Settled(key, how),
@@ -129,26 +141,18 @@ impl Round {
                     Err(error) => { tracing::error!(%error, "an execution vanished"); continue; }
                 },
                 delivery = self.consumers.next(), if !self.consumers.is_empty() => Event::Delivery(delivery),
-                Some(request) = next_control(&mut self.pidbox) => Event::Control(Box::new(request)),
-                Ok(()) = link.changed() => match &*link.borrow_and_update() {
-                    Link::Down { .. } => Event::Lost,
-                    Link::Up { .. } => continue,
-                },
             };
-            if matches!(event, Event::Kill) {
-                end = WorkerEnd::Killed;
-            }
-            if matches!(event, Event::Quiet) {
-                is_quiet = true;
-            }
-            if let Event::Delivery(None) = event
-                && !is_quiet
-            {
-                tracing::error!(worker = self.hands.options.name, "all consumers ended; the worker goes quiet");
-                is_quiet = true;
+            match &event {
+                Event::Kill => end = Ok(WorkerEnd::Killed),
+                Event::Quiet => is_quiet = true,
+                Event::Delivery(None) if !is_quiet => {
+                    is_quiet = true;
+                    end = Err(WorkerError::NothingToConsume { worker: self.hands.options.name.clone() });
+                }
+                _ => {}
             }
             if self.handle(event).await {
-                return Ok(end);
+                return end;
             }
         }
     }
@@ -222,8 +226,9 @@ impl Round {
             }
             Command::Requeue(key) => {
                 let double = self.doubles.remove(&key);
-                let unsettled =
-                    double.or_else(|| self.waiting.remove(&key).map(|job| (Arc::clone(&job.execution.id), job.settler)));
+                let unsettled = double.or_else(|| {
+                    self.waiting.remove(&key).map(|job| (Arc::clone(&job.execution.id), job.settler))
+                });
                 if let Some((id, settler)) = unsettled {
                     self.executions.spawn(async move { (key, hands::requeue(&id, settler).await) });
                 }
@@ -232,7 +237,7 @@ impl Round {
             Command::StopConsuming => {
                 self.phase.send_replace(Phase::Quiet);
                 self.say("worker-offline");
-                for consumer in self.consumers.iter() {
+                for consumer in &self.consumers {
                     consumer.cancel().await;
                 }
             }

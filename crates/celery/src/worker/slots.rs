@@ -134,7 +134,9 @@ impl Slots {
     /// Takes an input and appends what is to be done to `out`.
     pub(crate) fn on(&mut self, input: Input, out: &mut Vec<Command>) {
         match input {
-            Input::Arrived { key, id, retries, redelivered } => self.arrived(key, id, retries, redelivered, out),
+            Input::Arrived { key, id, retries, redelivered } => {
+                self.arrived(key, id, retries, redelivered, out)
+            }
             Input::Aside { key } => self.hold(key, Stage::Settling, None),
             Input::Ended { key } => self.ended(key, out),
             Input::Settled { key, how } => self.settled(key, how, out),
@@ -348,89 +350,117 @@ mod tests {
 
     #[test]
     fn a_slot_is_free_when_its_execution_ends_not_when_it_is_settled() {
-        script("two slots", 2, vec![
-            (first(1), vec![Start(1)]),
-            (first(2), vec![Start(2)]),
-            (first(3), vec![]),
-            (first(4), vec![]),
-            (ended(2), vec![Start(3)]),
-            (settled(2, Acked), vec![]),
-            (settled(1, GivenBack), vec![Start(4)]),
-            (ended(1), vec![]),
-        ]);
+        script(
+            "two slots",
+            2,
+            vec![
+                (first(1), vec![Start(1)]),
+                (first(2), vec![Start(2)]),
+                (first(3), vec![]),
+                (first(4), vec![]),
+                (ended(2), vec![Start(3)]),
+                (settled(2, Acked), vec![]),
+                (settled(1, GivenBack), vec![Start(4)]),
+                (ended(1), vec![]),
+            ],
+        );
     }
 
     #[test]
     fn what_only_needs_an_answer_takes_no_slot() {
-        script("aside", 1, vec![
-            (Input::Aside { key: 1 }, vec![]),
-            (first(2), vec![Start(2)]),
-            (Input::Quiet, vec![StopConsuming]),
-            (ended(2), vec![]),
-            (settled(2, Acked), vec![]),
-            (settled(1, Acked), vec![Done]),
-        ]);
+        script(
+            "aside",
+            1,
+            vec![
+                (Input::Aside { key: 1 }, vec![]),
+                (first(2), vec![Start(2)]),
+                (Input::Quiet, vec![StopConsuming]),
+                (ended(2), vec![]),
+                (settled(2, Acked), vec![]),
+                (settled(1, Acked), vec![Done]),
+            ],
+        );
     }
 
     #[test]
     fn quiet_finishes_what_runs_and_gives_back_what_waits() {
-        script("quiet", 1, vec![
-            (first(1), vec![Start(1)]),
-            (first(2), vec![]),
-            (Input::Quiet, vec![StopConsuming, Requeue(2)]),
-            (first(3), vec![Requeue(3)]),
-            (ended(1), vec![]),
-            (settled(3, Acked), vec![]),
-            (settled(2, Acked), vec![]),
-            (Input::Quiet, vec![]),
-            (settled(1, Acked), vec![Done]),
-        ]);
+        script(
+            "quiet",
+            1,
+            vec![
+                (first(1), vec![Start(1)]),
+                (first(2), vec![]),
+                (Input::Quiet, vec![StopConsuming, Requeue(2)]),
+                (first(3), vec![Requeue(3)]),
+                (ended(1), vec![]),
+                (settled(3, Acked), vec![]),
+                (settled(2, Acked), vec![]),
+                (Input::Quiet, vec![]),
+                (settled(1, Acked), vec![Done]),
+            ],
+        );
         script("idle", 1, vec![(Input::Quiet, vec![StopConsuming, Done]), (Input::Kill, vec![])]);
         script("kill", 1, vec![(first(1), vec![Start(1)]), (first(2), vec![]), (Input::Kill, vec![Done])]);
     }
 
     #[test]
     fn revoked_tasks_dont_start_and_running_ones_end_only_by_terminate() {
-        script("revoke", 1, vec![
-            (revoked("t2", false), vec![]),
-            (first(1), vec![Start(1)]),
-            (first(2), vec![Revoke(2)]),
-            (first(3), vec![]),
-            (revoked("t3", false), vec![Revoke(3)]),
-            (revoked("t1", false), vec![]),
-            (revoked("t1", true), vec![Terminate(1)]),
-            (ended(1), vec![]),
-            (revoked("t1", true), vec![]),
-        ]);
+        script(
+            "revoke",
+            1,
+            vec![
+                (revoked("t2", false), vec![]),
+                (first(1), vec![Start(1)]),
+                (first(2), vec![Revoke(2)]),
+                (first(3), vec![]),
+                (revoked("t3", false), vec![Revoke(3)]),
+                (revoked("t1", false), vec![]),
+                (revoked("t1", true), vec![Terminate(1)]),
+                (ended(1), vec![]),
+                (revoked("t1", true), vec![]),
+            ],
+        );
     }
 
     #[test]
     fn a_task_that_comes_again_is_not_run_twice_by_the_same_worker() {
-        script("still running", 1, vec![
-            (first(1), vec![Start(1)]),
-            (first(2), vec![]),
-            (Input::Lost, vec![Forget(2)]),
-            (again(3, "t1"), vec![Double(3)]),
-            (again(4, "t2"), vec![]),
-            (ended(1), vec![Start(4)]),
-            (settled(1, AckLost), vec![Ack(3)]),
-            (settled(3, Acked), vec![]),
-        ]);
-        script("finished meanwhile", 1, vec![
-            (first(1), vec![Start(1)]),
-            (Input::Lost, vec![]),
-            (ended(1), vec![]),
-            (settled(1, AckLost), vec![]),
-            (again(2, "t1"), vec![Double(2), Ack(2)]),
-            (settled(2, Acked), vec![]),
-            (again(3, "t1"), vec![Start(3)]),
-        ]);
-        script("result not published", 1, vec![
-            (first(1), vec![Start(1)]),
-            (again(2, "t1"), vec![Double(2)]),
-            (ended(1), vec![]),
-            (settled(1, GivenBack), vec![Requeue(2)]),
-        ]);
+        script(
+            "still running",
+            1,
+            vec![
+                (first(1), vec![Start(1)]),
+                (first(2), vec![]),
+                (Input::Lost, vec![Forget(2)]),
+                (again(3, "t1"), vec![Double(3)]),
+                (again(4, "t2"), vec![]),
+                (ended(1), vec![Start(4)]),
+                (settled(1, AckLost), vec![Ack(3)]),
+                (settled(3, Acked), vec![]),
+            ],
+        );
+        script(
+            "finished meanwhile",
+            1,
+            vec![
+                (first(1), vec![Start(1)]),
+                (Input::Lost, vec![]),
+                (ended(1), vec![]),
+                (settled(1, AckLost), vec![]),
+                (again(2, "t1"), vec![Double(2), Ack(2)]),
+                (settled(2, Acked), vec![]),
+                (again(3, "t1"), vec![Start(3)]),
+            ],
+        );
+        script(
+            "result not published",
+            1,
+            vec![
+                (first(1), vec![Start(1)]),
+                (again(2, "t1"), vec![Double(2)]),
+                (ended(1), vec![]),
+                (settled(1, GivenBack), vec![Requeue(2)]),
+            ],
+        );
     }
 
     #[test]

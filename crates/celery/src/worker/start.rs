@@ -17,22 +17,23 @@ use crate::worker::{Worker, WorkerOptions};
 
 pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
     let Worker { app, broker, options, phase } = worker;
-    options
-        .check()
-        .map_err(|reason| WorkerError::Options { worker: options.name.clone(), reason })?;
+    options.check().map_err(|reason| WorkerError::Options { worker: options.name.clone(), reason })?;
     for queue in &options.queues {
         let made = ensure(&broker, Queue::celery(queue)).await;
         made.map_err(|source| topology_error(&options, format!("queue {queue}"), source))?;
     }
     let clock = Arc::new(LogicalClock::default());
     let voice = voice(&broker, &options, &clock).await?;
-    let pidbox = match options.remote_control {
-        true => {
-            let opened = Pidbox::open(&broker, &options.name).await;
-            Some(opened.map_err(|source| topology_error(&options, "its remote control queue".to_owned(), source))?)
-        }
-        false => None,
-    };
+    let pidbox =
+        match options.remote_control {
+            true => {
+                let opened = Pidbox::open(&broker, &options.name).await;
+                Some(opened.map_err(|source| {
+                    topology_error(&options, "its remote control queue".to_owned(), source)
+                })?)
+            }
+            false => None,
+        };
     let emitter = voice.as_ref().map(|voice| Arc::clone(&voice.emitter));
     let hands = Arc::new(Hands { app, broker, options, clock, emitter, aside: Aside::default() });
     let mut consumers = SelectAll::new();
@@ -63,7 +64,8 @@ async fn voice(
 ) -> Result<Option<Voice>, WorkerError> {
     let Some(beat) = options.heartbeat else { return Ok(None) };
     let declared = broker.declare(&emitter::topology()).await;
-    declared.map_err(|source| topology_error(options, format!("exchange {}", emitter::EVENT_EXCHANGE), source))?;
+    declared
+        .map_err(|source| topology_error(options, format!("exchange {}", emitter::EVENT_EXCHANGE), source))?;
     let (emitter, events) = Emitter::new(options.name.as_str().into(), Arc::clone(clock), options.events);
     let emitter = Arc::new(emitter);
     let (pulse, seen) = watch::channel(Pulse::default());

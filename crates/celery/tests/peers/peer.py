@@ -9,6 +9,7 @@ import os
 import sys
 import time
 
+import celery
 from celery import Celery
 
 app = Celery("peer", broker=os.environ["PEER_BROKER"], backend="rpc://")
@@ -64,6 +65,18 @@ def call(command):
     return answer
 
 
+def chain(command):
+    """Sends a chain of [task, args, queue] and tells its last result."""
+    steps = [app.signature(task, args=args, options={"queue": queue}) for task, args, queue in command["steps"]]
+    result = celery.chain(*steps).apply_async()
+    answer = {}
+    try:
+        answer["value"] = result.get(timeout=30)
+    except Exception as error:  # every remote exception is an answer here
+        answer["error"] = repr(error)
+    return answer
+
+
 def raw(command):
     """Publishes a message as it is, byte for byte, and waits for the FAILURE that must come back, if one can."""
     import base64
@@ -104,7 +117,7 @@ def revoke(command):
     return {}
 
 
-COMMANDS = dict(call=call, raw=raw, inspect=inspect, revoke=revoke)
+COMMANDS = dict(call=call, chain=chain, raw=raw, inspect=inspect, revoke=revoke)
 
 if __name__ == "__main__":
     print(json.dumps({"ready": True}), flush=True)
