@@ -1,0 +1,221 @@
+//! What travels beside a body: AMQP 0-9-1 basic properties and the header table, in our own types, so that nothing
+//! above the transports sees the AMQP client's.
+
+use std::fmt;
+
+/// A value of a header table. Integers of all widths are one kind: AMQP has eight, and no peer tells them apart.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Nothing.
+    Null,
+    /// True or false.
+    Bool(bool),
+    /// An integer; beyond `i64` it can't be carried.
+    Int(i64),
+    /// A floating-point number.
+    Double(f64),
+    /// A text.
+    Text(String),
+    /// Bytes that needn't be text.
+    Bytes(Vec<u8>),
+    /// Seconds since 1970.
+    Timestamp(u64),
+    /// A decimal number, `value / 10^scale`.
+    Decimal {
+        /// Digits after the point.
+        scale: u8,
+        /// All digits.
+        value: u32,
+    },
+    /// Values in order.
+    List(Vec<Value>),
+    /// A table in a table.
+    Table(Headers),
+}
+
+impl Value {
+    /// The text, if it is one.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The integer, if it is one.
+    pub fn as_i64(&self) -> Option<i64> {
+        match self {
+            Self::Int(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The number, if it is one.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            #[expect(clippy::cast_precision_loss, reason = "seconds and counts stay far below 2^53")]
+            Self::Int(number) => Some(*number as f64),
+            Self::Double(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Whether it is nothing.
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Int(number)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Double(number)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Self {
+        Self::Bool(truth)
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A header table: names and values in the order in which they were put in. Equality looks at names, not at order,
+/// since brokers and clients keep none.
+#[derive(Clone, Default)]
+pub struct Headers(Vec<(String, Value)>);
+
+impl Headers {
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// Sets a value; gives the one that it replaces.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
+        let (name, value) = (name.into(), value.into());
+        if let Some((_, old)) = self.0.iter_mut().find(|(key, _)| *key == name) {
+            return Some(std::mem::replace(old, value));
+        }
+        self.0.push((name, value));
+        None
+    }
+
+    /// Adds a value whose name is known to be new: no search.
+    pub(crate) fn push(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.push((name.to_owned(), value.into()));
+    }
+
+    /// Takes a value out.
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        let at = self.0.iter().position(|(key, _)| key == name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().all(|(name, value)| other.get(name) == Some(value))
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl FromIterator<(String, Value)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Headers {
+    type Item = (String, Value);
+    type IntoIter = std::vec::IntoIter<(String, Value)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// AMQP's basic properties (AMQP 0-9-1, class 60).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Properties {
+    /// MIME type of the body.
+    pub content_type: Option<String>,
+    /// Character set or `binary`.
+    pub content_encoding: Option<String>,
+    /// The header table.
+    pub headers: Headers,
+    /// 2 for a message that survives the broker's restart, 1 for one that doesn't.
+    pub delivery_mode: Option<u8>,
+    /// 0 to 255; the higher goes first, in queues that have priorities.
+    pub priority: Option<u8>,
+    /// What a reply belongs to.
+    pub correlation_id: Option<String>,
+    /// Where replies go.
+    pub reply_to: Option<String>,
+    /// Milliseconds to live in a queue, as text.
+    pub expiration: Option<String>,
+    /// The message's own id.
+    pub message_id: Option<String>,
+    /// Seconds since 1970.
+    pub timestamp: Option<u64>,
+    /// The application's word for what it is.
+    pub kind: Option<String>,
+    /// The publishing user; RabbitMQ checks it.
+    pub user_id: Option<String>,
+    /// The publishing application.
+    pub app_id: Option<String>,
+}
+
+impl Properties {
+    /// Properties of a JSON body, as kombu writes them.
+    pub fn json(delivery_mode: u8) -> Self {
+        Self {
+            content_type: Some("application/json".to_owned()),
+            content_encoding: Some("utf-8".to_owned()),
+            delivery_mode: Some(delivery_mode),
+            ..Self::default()
+        }
+    }
+}

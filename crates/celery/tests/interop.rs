@@ -1,0 +1,257 @@
+//! Celery 5.7 in Python on the other side: its clients, workers and tools, over RabbitMQ.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
+
+mod support;
+
+use std::time::Duration;
+
+use regatta_celery::{
+    App, Client, ClientOptions, Context, Inspect, Retry, Task, TaskError, TaskFailure, TaskOptions, Update,
+};
+use serde_json::{Value, json};
+use support::python::{Peer, PythonWorker, celery};
+use support::{DEADLINE, client, options, rabbitmq, run, start};
+
+fn app() -> App {
+    let quick = Retry::max(3).backoff(Duration::from_millis(10), Duration::from_millis(50));
+    App::new("rust")
+        .task("rust.add", |_: Context, (x, y): (i64, i64)| async move { Ok::<_, TaskError>(x + y) })
+        .task("rust.fail", |_: Context, text: String| async move {
+            Err::<(), _>(TaskError::failed(text).python("ValueError", "builtins"))
+        })
+        .task_with("rust.flaky", TaskOptions::new().retry(quick), |context: Context, x: i64| async move {
+            if context.retries() == 0 { Err(TaskError::failed("flaky").named("Flaky")) } else { Ok(x) }
+        })
+        .task("rust.progress", |context: Context, (): ()| async move {
+            context.update_state("PROGRESS", &json!({"done": 3})).await?;
+            Ok::<_, TaskError>("ready")
+        })
+        .task("rust.endless", |_: Context, (): ()| std::future::pending::<Result<(), TaskError>>())
+}
+
+#[test]
+fn a_python_client_and_a_rust_worker() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _worker = start(&app(), &broker, options("rust")).await;
+        let mut peer = Peer::start(&broker).await;
+        let mut call = async |task: &str, args: Value, kwargs: Value, options: Value| {
+            let command = json!({
+                "do": "call", "task": task, "args": args, "kwargs": kwargs, "queue": "rust", "options": options
+            });
+            peer.ask(&command).await
+        };
+        let answer = call("rust.add", json!([1, 2]), json!({}), json!({})).await;
+        assert_eq!((&answer["value"], &answer["state"]), (&json!(3), &json!("SUCCESS")), "{answer}");
+
+        let answer = call("rust.fail", json!(["it broke"]), json!({}), json!({})).await;
+        assert_eq!(answer["error"], json!({"type": "ValueError", "module": "builtins", "args": "('it broke',)"}));
+
+        let answer = call("rust.add", json!([1]), json!({"z": 2}), json!({})).await;
+        assert_eq!(answer["error"]["type"], "TypeError", "{answer}");
+
+        let answer = call("rust.nobody", json!([]), json!({}), json!({})).await;
+        assert_eq!(answer["error"]["type"], "NotRegistered", "{answer}");
+        assert_eq!(answer["error"]["module"], "celery.exceptions", "{answer}");
+
+        let answer = call("rust.flaky", json!([7]), json!({}), json!({})).await;
+        assert_eq!(answer["value"], 7, "{answer}");
+        let states: Vec<&Value> = answer["states"].as_array().unwrap().iter().map(|state| &state[0]).collect();
+        assert_eq!(states, ["RETRY", "SUCCESS"]);
+
+        let answer = call("rust.progress", json!([]), json!({}), json!({})).await;
+        assert_eq!(answer["states"][0], json!(["PROGRESS", {"done": 3}]), "{answer}");
+        assert_eq!(answer["value"], "ready");
+
+        let answer = call("rust.add", json!([1, 2]), json!({}), json!({"countdown": 0.2})).await;
+        assert_eq!(answer["value"], 3, "{answer}");
+        assert!(answer["seconds"].as_f64().unwrap() >= 0.2, "{answer}");
+
+        let late = json!({"expires": "2020-01-01T00:00:00+00:00"});
+        let answer = call("rust.add", json!([1, 2]), json!({}), json!({"headers": late})).await;
+        assert_eq!(answer["error"]["type"], "TaskRevokedError", "{answer}");
+    });
+}
+
+#[test]
+fn a_rust_client_and_a_python_worker() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _python = PythonWorker::start(&broker, "python").await;
+        let client = client(&broker).await;
+        let task = |name: &str| Task::new(name).queue("python");
+        let mut handle = client.send(task("peer.add").arg(&40).kwarg("y", &2)).await.unwrap();
+        assert_eq!(handle.get::<i64>().await.unwrap().value, 42);
+
+        match client.send(task("peer.fail").arg(&"boom")).await.unwrap().get::<Value>().await {
+            Err(TaskFailure::Remote { error, .. }) => {
+                assert_eq!(error.to_string(), "ValueError: boom, 42");
+                assert!(error.traceback.is_some_and(|text| text.contains("raise ValueError(text, 42)")));
+            }
+            other => panic!("expected a ValueError, got {other:?}"),
+        }
+
+        let mut handle = client.send(task("peer.progress")).await.unwrap();
+        let Some(Update::State { state, meta, .. }) = handle.next_update().await else { panic!("no state came") };
+        assert_eq!((state.as_str(), meta.to::<Value>().unwrap()), ("PROGRESS", json!({"done": 3, "total": 10})));
+        assert_eq!(handle.get::<String>().await.unwrap().value, "ready");
+
+        let mut handle = client.send(task("peer.once_more").arg(&"x")).await.unwrap();
+        let Some(Update::State { state, .. }) = handle.next_update().await else { panic!("no state came") };
+        assert_eq!(state, "RETRY");
+        assert_eq!(handle.get::<(String, u32)>().await.unwrap().value, ("x".to_owned(), 1));
+
+        let answers = client.inspect(Inspect::Ping, &[], Duration::from_secs(2)).await.unwrap();
+        let nodes: Vec<&str> = answers.iter().map(|answer| answer.node.as_str()).collect();
+        assert_eq!((nodes, &answers[0].value), (vec!["python@peer"], &json!({"ok": "pong"})));
+    });
+}
+
+#[test]
+fn celerys_own_tools_see_a_rust_worker() {
+    run(async {
+        let broker = rabbitmq().await;
+        let mut seen = options("seen");
+        seen.name = "rust@seen".to_owned();
+        seen.remote_control = true;
+        seen.heartbeat = Some(Duration::from_millis(500));
+        let worker = start(&app(), &broker, seen).await;
+        let client = client(&broker).await;
+        let running = client.send(Task::new("rust.endless").queue("seen")).await.unwrap();
+
+        let status = celery(&broker, &["status"]).await;
+        assert!(status.contains("rust@seen: OK") && status.contains("1 node online"), "{status}");
+        let ping = celery(&broker, &["inspect", "ping"]).await;
+        assert!(ping.contains("rust@seen: OK") && ping.contains("pong"), "{ping}");
+
+        let mut peer = Peer::start(&broker).await;
+        let mut inspect = async |method: &str| {
+            let answer = peer.ask(&json!({"do": "inspect", "method": method, "destination": ["rust@seen"]})).await;
+            answer["nodes"]["rust@seen"].clone()
+        };
+        let active = inspect("active").await;
+        assert_eq!((&active[0]["id"], &active[0]["name"]), (&json!(running.id()), &json!("rust.endless")), "{active}");
+        let registered = inspect("registered").await;
+        let names = ["rust.add", "rust.endless", "rust.fail", "rust.flaky", "rust.progress"];
+        assert_eq!(registered, json!(names));
+        let stats = inspect("stats").await;
+        assert_eq!(stats["pool"]["max-concurrency"], 4, "{stats}");
+        assert!(stats["broker"].is_object() && stats["total"].is_object(), "{stats}");
+        let queues = inspect("active_queues").await;
+        assert_eq!(queues[0]["name"], "seen", "{queues}");
+        for method in ["reserved", "scheduled", "revoked"] {
+            assert_eq!(inspect(method).await, json!([]), "{method}");
+        }
+        for method in ["conf", "report", "clock"] {
+            assert!(inspect(method).await.is_object(), "{method}");
+        }
+        assert!(!inspect("stats").await.to_string().contains("guest:"), "no password");
+
+        peer.ask(&json!({"do": "revoke", "id": running.id(), "terminate": true})).await;
+        let mut running = running;
+        let failure = running.get::<()>().await.unwrap_err();
+        assert!(matches!(failure, TaskFailure::Revoked { .. }), "{failure:?}");
+        worker.quiet().await;
+    });
+}
+
+#[test]
+fn celery_events_show_workers_and_tasks() {
+    run(async {
+        let broker = rabbitmq().await;
+        let mut dump = support::python::EventDump::start(&broker).await;
+        let mut heard = options("heard");
+        heard.name = "rust@heard".to_owned();
+        heard.events = true;
+        heard.heartbeat = Some(Duration::from_millis(200));
+        let worker = start(&app(), &broker, heard).await;
+        let client = client(&broker).await;
+        client.send(Task::new("rust.add").args(&(1, 2)).queue("heard")).await.unwrap().get::<i64>().await.unwrap();
+        client.send(Task::new("rust.flaky").arg(&1).queue("heard")).await.unwrap().get::<i64>().await.unwrap();
+        let _failure = client.send(Task::new("rust.fail").arg(&"x").queue("heard")).await.unwrap().get::<()>().await;
+        worker.quiet().await;
+        let told = [
+            "task received: rust.add",
+            "task started",
+            "task succeeded",
+            "task retried",
+            "task failed",
+            "rust@heard heartbeat",
+            "rust@heard shutdown",
+        ];
+        dump.wait_for(&told).await;
+    });
+}
+
+#[test]
+fn malformed_messages_are_answered_and_the_worker_lives() {
+    let fixture = include_str!("fixtures/malformed-messages.json");
+    let fixture: Value = serde_json::from_str(fixture).unwrap();
+    run(async {
+        let broker = rabbitmq().await;
+        let proj = app().task("proj.add", |_: Context, (x, y): (i64, i64)| async move { Ok::<_, TaskError>(x + y) });
+        let _worker = start(&proj, &broker, options("malformed")).await;
+        let mut peer = Peer::start(&broker).await;
+        let mut refused = 0;
+        for case in fixture["cases"].as_array().unwrap() {
+            let name = case["name"].as_str().unwrap();
+            let has_id = case["message"]["headers"]["id"].is_string();
+            let command = json!({
+                "do": "raw", "message": case["message"], "queue": "malformed", "expect": has_id
+            });
+            let answer = peer.ask(&command).await;
+            let states: Vec<&str> =
+                answer["answers"].as_array().unwrap().iter().filter_map(|answer| answer["status"].as_str()).collect();
+            if has_id {
+                assert_eq!(states.len(), 1, "{name}: one answer, got {answer}");
+                refused += u32::from(states != ["SUCCESS"]);
+            } else {
+                refused += 1;
+            }
+        }
+        let client = client(&broker).await;
+        let mut handle = client.send(Task::new("rust.add").args(&(1, 2)).queue("malformed")).await.unwrap();
+        assert_eq!(handle.get::<i64>().await.unwrap().value, 3, "the worker still works");
+        assert!(refused > 10, "{refused} cases were refused");
+        let dead = broker.declare_passive("malformed.dead").await.unwrap().ready;
+        assert!(dead >= refused - 4, "{dead} of {refused} refused messages were dead-lettered");
+    });
+}
+
+#[test]
+fn a_client_asks_rust_workers_too() {
+    run(async {
+        let broker = rabbitmq().await;
+        let mut asked = options("asked");
+        asked.remote_control = true;
+        let _worker = start(&app(), &broker, asked).await;
+        let client = Client::new(&broker, ClientOptions::default()).await.unwrap();
+        let node = ["asked@test".to_owned()];
+        let answers = client.inspect(Inspect::ActiveQueues, &node, DEADLINE).await.unwrap();
+        assert_eq!(answers[0].node, "asked@test");
+        assert_eq!(answers[0].value[0]["name"], "asked");
+        let nobody = client.inspect(Inspect::Ping, &["nobody@test".to_owned()], Duration::from_millis(100)).await;
+        assert_eq!(nobody.unwrap(), []);
+    });
+}
+
+#[test]
+fn a_chain_runs_across_both_languages() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _rust = start(&app(), &broker, options("rust_steps")).await;
+        let _python = PythonWorker::start(&broker, "python_steps").await;
+        let mut peer = Peer::start(&broker).await;
+        let steps = json!([
+            ["rust.add", [1, 2], "rust_steps"],
+            ["peer.add", [10], "python_steps"],
+            ["rust.add", [100], "rust_steps"],
+        ]);
+        let answer = peer.ask(&json!({"do": "chain", "steps": steps})).await;
+        assert_eq!(answer["value"], 113, "{answer}");
+        let steps = json!([["rust.fail", ["first step"], "rust_steps"], ["peer.add", [1], "python_steps"]]);
+        let answer = peer.ask(&json!({"do": "chain", "steps": steps})).await;
+        assert_eq!(answer["error"], "ValueError('first step')", "who waits for a later step hears of it");
+    });
+}
