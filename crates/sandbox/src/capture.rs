@@ -82,7 +82,11 @@ mod tests {
                 let mut capture = Capture::new(limit);
                 text[..length].chunks(piece).for_each(|chunk| capture.push(chunk));
                 let captured = capture.take();
-                assert_eq!(String::from_utf8_lossy(&captured.bytes), expected, "{length} in pieces of {piece}");
+                assert_eq!(
+                    String::from_utf8_lossy(&captured.bytes),
+                    expected,
+                    "{length} in pieces of {piece}"
+                );
                 assert_eq!(captured.omitted, omitted);
                 assert_eq!(capture.take(), Captured::default(), "it began anew");
             }

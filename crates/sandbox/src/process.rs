@@ -91,7 +91,12 @@ impl Process {
     }
 
     /// Waits for the end, the cancel handle, an extra descriptor or the deadline, and takes in the outputs meanwhile.
-    pub(crate) fn wait(&mut self, cancel: Option<&Cancel>, extra: &[Extra<'_>], deadline: Option<Instant>) -> Wake {
+    pub(crate) fn wait(
+        &mut self,
+        cancel: Option<&Cancel>,
+        extra: &[Extra<'_>],
+        deadline: Option<Instant>,
+    ) -> Wake {
         const CANCEL: usize = 1;
         loop {
             let mut fds = Vec::with_capacity(4 + extra.len());
@@ -200,7 +205,8 @@ impl Process {
     fn await_output(&self, deadline: Instant) {
         let pipes = [&self.stdout, &self.stderr].map(|output| output.pipe.as_ref());
         let pipes = pipes.into_iter().flatten();
-        let mut fds: Vec<PollFd<'_>> = pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
+        let mut fds: Vec<PollFd<'_>> =
+            pipes.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)).collect();
         let _ = poll(&mut fds, until(Some(deadline)));
     }
 

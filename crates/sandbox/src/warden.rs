@@ -49,8 +49,7 @@ struct Roots(&'static [AtomicI32]);
 impl Warden {
     pub(crate) fn start(prefix: &str) -> Result<Self, SandboxError> {
         let roots = Roots::new()?;
-        let (mut ended, alive) =
-            pipe().map_err(|source| SandboxError::System { what: "a pipe", source })?;
+        let (mut ended, alive) = pipe().map_err(|source| SandboxError::System { what: "a pipe", source })?;
         // SAFETY: the child calls the kernel and the allocator alone, which both glibc and musl keep usable after a
         // fork of a threaded process, touches no lock of ours, never returns from this block and can't unwind.
         match unsafe { fork() }.map_err(SandboxError::system("a warden process"))? {
@@ -59,7 +58,11 @@ impl Warden {
                 let _ = catch_unwind(AssertUnwindSafe(|| {
                     detach(ended.as_raw_fd());
                     // Whatever comes, it comes when every writer is gone.
-                    while ended.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted) {}
+                    while ended
+                        .read(&mut [0])
+                        .is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
+                    {
+                    }
                     sweep(roots, prefix);
                 }));
                 // SAFETY: leaves without running anything of the process that we are a copy of.
@@ -86,7 +89,8 @@ impl Roots {
         let bytes = NonZeroUsize::new(ROOTS_MAX * size_of::<AtomicI32>()).expect("both factors are positive");
         let flags = MapFlags::MAP_SHARED;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing else is there.
-        let page = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) };
+        let page =
+            unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) };
         let page: NonNull<AtomicI32> = page.map_err(SandboxError::system("a shared page"))?.cast();
         // SAFETY: the mapping is that long, zeroed (a valid AtomicI32), page-aligned, and never unmapped.
         Ok(Self(unsafe { std::slice::from_raw_parts(page.as_ptr(), ROOTS_MAX) }))
@@ -128,7 +132,8 @@ fn sweep(roots: Roots, prefix: &str) {
     let deadline = Instant::now() + SWEEP_MAX;
     loop {
         let all = all();
-        let victims = victims(&all, &roots, us, |pid| token_of(pid).is_some_and(|token| token.starts_with(prefix)));
+        let victims =
+            victims(&all, &roots, us, |pid| token_of(pid).is_some_and(|token| token.starts_with(prefix)));
         if victims.is_empty() || Instant::now() >= deadline {
             return;
         }
@@ -140,16 +145,10 @@ fn sweep(roots: Roots, prefix: &str) {
 }
 
 /// Those that live and belong to a sandbox: by session, group, token, or a parent that does.
-fn victims(
-    all: &[Stat],
-    roots: &HashSet<Pid>,
-    us: Pid,
-    has_token: impl Fn(Pid) -> bool,
-) -> HashSet<Pid> {
+fn victims(all: &[Stat], roots: &HashSet<Pid>, us: Pid, has_token: impl Fn(Pid) -> bool) -> HashSet<Pid> {
     let living = || all.iter().filter(|stat| !stat.zombie && stat.pid != us);
-    let belongs = |stat: &&Stat| {
-        roots.contains(&stat.session) || roots.contains(&stat.group) || has_token(stat.pid)
-    };
+    let belongs =
+        |stat: &&Stat| roots.contains(&stat.session) || roots.contains(&stat.group) || has_token(stat.pid);
     let mut victims: HashSet<Pid> = living().filter(belongs).map(|stat| stat.pid).collect();
     loop {
         let descends = |stat: &&Stat| victims.contains(&stat.parent) && !victims.contains(&stat.pid);
@@ -175,14 +174,14 @@ mod tests {
             zombie,
         };
         let all: Vec<Stat> = [
-            (10, 1, 10, 10, false), // a sandbox's main process
+            (10, 1, 10, 10, false),  // a sandbox's main process
             (11, 10, 11, 10, false), // its child, in a group of its own
-            (12, 1, 12, 12, false), // a daemon with the token
+            (12, 1, 12, 12, false),  // a daemon with the token
             (13, 12, 13, 13, false), // the daemon's child, in a session of its own
             (14, 13, 14, 14, false), // and its child
-            (15, 10, 10, 10, true), // ended
-            (16, 1, 16, 16, false), // a stranger
-            (99, 1, 99, 99, false), // the warden, which has the token too
+            (15, 10, 10, 10, true),  // ended
+            (16, 1, 16, 16, false),  // a stranger
+            (99, 1, 99, 99, false),  // the warden, which has the token too
         ]
         .map(stat)
         .into();
