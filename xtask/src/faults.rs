@@ -1,7 +1,9 @@
-//! `cargo xtask faults`: the networkx suite over RabbitMQ, with a worker or the broker killed or frozen in mid-run. Each
-//! run must end with exactly one verdict per test, the same as undisturbed, and say what was lost.
+//! Faults in mid-run: a worker or the broker killed or frozen, or no worker left. Each run must end with exactly one
+//! verdict per test, the same as undisturbed, and say what was lost.
+//!
+//! `cargo xtask faults` does it to the networkx suite; `xtask/tests/faults.rs` to a small one, in every test run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -18,31 +20,30 @@ use crate::verdicts::{Story, Verdicts, compare, expect_whole, story_of};
 /// The longest that one run may take, faults included.
 const RUN_MAX: Duration = Duration::from_secs(900);
 
-/// After how many finished tests the fault strikes: well into the run, far from its end.
-const STRIKE_AFTER: usize = 500;
-
 /// Within what time a run must say that nobody works on its queue.
 const NOBODY_MAX: Duration = Duration::from_secs(10);
 
-/// Runs every fault, or the one named, and tells whether all went as they must.
+/// Every fault, by name.
+pub const FAULTS: [(&str, Fault); 4] = [
+    ("worker-killed", worker_killed),
+    ("broker-killed", broker_killed),
+    ("worker-frozen", worker_frozen),
+    ("nobody-works", nobody_works),
+];
+
+/// Disturbs a run, and says how it went.
+pub type Fault = fn(&Scene) -> anyhow::Result<String>;
+
+/// Runs every fault on networkx, or the one named, and tells whether all went as they must.
 ///
 /// # Errors
-/// When something can't be started, or a run didn't end as it must.
+/// When something can't be started.
 pub fn run(root: &Path, only: Option<&str>) -> anyhow::Result<bool> {
-    let lab = Lab::open(root)?;
-    let scene = Scene {
-        regatta: Regatta::build(&lab)?,
-        project: Project { folder: lab.networkx("faults")?, python: Some(lab.python()?) },
-        plain: plain_pytest(&lab)?,
-    };
-    let faults: [(&str, Fault); 4] = [
-        ("worker-killed", worker_killed),
-        ("broker-killed", broker_killed),
-        ("worker-frozen", worker_frozen),
-        ("nobody-works", nobody_works),
-    ];
+    let names: Vec<&str> = FAULTS.iter().map(|(name, _)| *name).collect();
+    ensure!(only.is_none_or(|only| names.contains(&only)), "no such fault; there are {}", names.join(", "));
+    let scene = Scene::networkx(&Lab::open(root)?)?;
     let mut good = true;
-    for (name, fault) in faults.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+    for (name, fault) in FAULTS.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         match fault(&scene) {
             Ok(said) => line(&format!("{name:<14} ok    {said}")),
             Err(error) => {
@@ -54,16 +55,49 @@ pub fn run(root: &Path, only: Option<&str>) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-/// Disturbs a run, and says how it went.
-type Fault = fn(&Scene) -> anyhow::Result<String>;
-
-struct Scene {
+/// A suite, what it says undisturbed, and when to strike.
+#[derive(Debug)]
+pub struct Scene {
     regatta: Regatta,
     project: Project,
-    plain: Verdicts,
+    undisturbed: Verdicts,
+    /// After how many finished tests the fault strikes: well into the run, far from its end.
+    strike_after: usize,
 }
 
 impl Scene {
+    /// The networkx suite.
+    ///
+    /// # Errors
+    /// When it, or what runs it, can't be had.
+    pub fn networkx(lab: &Lab) -> anyhow::Result<Self> {
+        Ok(Self {
+            regatta: Regatta::build(lab)?,
+            project: Project { folder: lab.networkx("faults")?, python: Some(lab.python()?) },
+            undisturbed: plain_pytest(lab)?,
+            strike_after: 500,
+        })
+    }
+
+    /// Forty commands of a fifth of a second, every tenth of which fails, in `folder`.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn commands(binary: PathBuf, folder: PathBuf) -> anyhow::Result<Self> {
+        let mut configuration = String::from("SMALL");
+        let mut undisturbed = Verdicts::new();
+        for n in 0..40 {
+            let (code, said) = if n % 10 == 3 { (1, "failed") } else { (0, "passed") };
+            let name = format!("t{n:02}");
+            configuration.push_str(&format!("{name} {code}"));
+            undisturbed.insert(name, said.to_owned());
+        }
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("regatta.toml"), configuration)?;
+        let project = Project { folder, python: None };
+        Ok(Self { regatta: Regatta { binary }, project, undisturbed, strike_after: 6 })
+    }
+
     fn worker(&self, node: &Node, name: &str) -> anyhow::Result<Running> {
         Running::start(self.regatta.worker(&self.project, node.url(), name))
     }
@@ -75,17 +109,17 @@ impl Scene {
         let mut finished = 0;
         run.wait_for(RUN_MAX, |line| {
             finished += usize::from(line.contains("\"attempt_finished\""));
-            finished == STRIKE_AFTER
+            finished == self.strike_after
         })?;
         Ok(run)
     }
 
     /// The end of a run that was disturbed: as if it had not been.
-    fn undisturbed(&self, run: Running) -> anyhow::Result<Story> {
+    fn as_undisturbed(&self, run: Running) -> anyhow::Result<Story> {
         run.finish(RUN_MAX)?.expect_code("regatta run", &[0, 1])?;
         let story = story_of(&self.project.folder)?;
         expect_whole(&story)?;
-        let comparison = compare(&self.plain, &story.verdicts);
+        let comparison = compare(&self.undisturbed, &story.verdicts);
         ensure!(
             comparison.count == 0,
             "{} differences:\n{}",
@@ -101,7 +135,7 @@ fn worker_killed(scene: &Scene) -> anyhow::Result<String> {
     let (one, two) = (scene.worker(&node, "one")?, scene.worker(&node, "two")?);
     let run = scene.underway(&node)?;
     one.signal(Signal::SIGKILL)?;
-    let story = scene.undisturbed(run)?;
+    let story = scene.as_undisturbed(run)?;
     drop((one, two));
     ensure!(story.workers_lost > 0, "the run didn't say that a worker was lost");
     Ok(format!("{} verdicts, same; {} worker lost", story.verdicts.len(), story.workers_lost))
@@ -112,7 +146,7 @@ fn broker_killed(scene: &Scene) -> anyhow::Result<String> {
     let workers = (scene.worker(&node, "one")?, scene.worker(&node, "two")?);
     let run = scene.underway(&node)?;
     node.kill_and_restart()?;
-    let story = scene.undisturbed(run)?;
+    let story = scene.as_undisturbed(run)?;
     drop(workers);
     ensure!(story.brokers_lost > 0, "the run didn't say that the broker was lost");
     Ok(format!("{} verdicts, same; broker lost {} time", story.verdicts.len(), story.brokers_lost))
@@ -126,7 +160,7 @@ fn worker_frozen(scene: &Scene) -> anyhow::Result<String> {
     run.wait_for(RUN_MAX, |line| line.contains("\"worker_lost\""))
         .context("the frozen worker was not given up")?;
     one.signal(Signal::SIGCONT)?;
-    let story = scene.undisturbed(run)?;
+    let story = scene.as_undisturbed(run)?;
     drop((one, two));
     Ok(format!("{} verdicts, same; {} late results changed nothing", story.verdicts.len(), story.late))
 }
@@ -141,7 +175,7 @@ fn nobody_works(scene: &Scene) -> anyhow::Result<String> {
         .context("the run didn't say in time that nobody works on its queue")?;
     let after = stopped.elapsed();
     let worker = scene.worker(&node, "three")?;
-    let story = scene.undisturbed(run)?;
+    let story = scene.as_undisturbed(run)?;
     drop(worker);
     Ok(format!(
         "said after {:.1} s; {} verdicts, same, once a worker came",
