@@ -226,7 +226,8 @@ mod tests {
     fn a_batch_without_trouble() {
         let mut asking = asking("t1 u2 t3");
         assert_eq!(request(&mut asking).0, "t1 u2 t3");
-        let said = hear(&mut asking, "start t1, end t1, collect u2 a b, start a, end a, start b, end b, done u2");
+        let said =
+            hear(&mut asking, "start t1, end t1, collect u2 a b, start a, end a, start b, end b, done u2");
         assert_eq!(
             said,
             "start t1 1, end t1 1, collect u2 a b, start a 2, end a 2, start b 2, end b 2, done u2"
@@ -287,7 +288,10 @@ mod tests {
         let mut asking = asking("u1 t2");
         request(&mut asking);
         hear(&mut asking, "collect u1 a t2");
-        assert_eq!(hear(&mut asking, "start x, end x, done u9, collect u9 y, collect u1 z, start t2"), "start t2 2");
+        assert_eq!(
+            hear(&mut asking, "start x, end x, done u9, collect u9 y, collect u1 z, start t2"),
+            "start t2 2"
+        );
         assert_eq!(hear(&mut asking, "end t2, end t2"), "end t2 2");
         assert_eq!(hear(&mut asking, "start a, end a, done u1, done u1"), "start a 1, end a 1, done u1");
     }

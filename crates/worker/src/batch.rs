@@ -9,7 +9,8 @@ use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use regatta_adapters::Adapter;
 use regatta_celery::{App, Context, TaskError};
 use regatta_model::{
-    BatchEnd, BatchOrder, BatchReport, Fault, Lease as LeaseNumber, PROTOCOL, Progress, SuiteName, TASK_NAME, WorkerName,
+    BatchEnd, BatchOrder, BatchReport, Fault, Lease as LeaseNumber, PROTOCOL, Progress, SuiteName, TASK_NAME,
+    WorkerName,
 };
 use regatta_sandbox::Cancel;
 use serde::Deserialize;
@@ -84,7 +85,13 @@ impl BatchTask {
         Ok(BatchReport { lease: head.lease, worker, end })
     }
 
-    async fn run_order(&self, context: Context, head: &Head, order: &RawValue, worker: &WorkerName) -> BatchEnd {
+    async fn run_order(
+        &self,
+        context: Context,
+        head: &Head,
+        order: &RawValue,
+        worker: &WorkerName,
+    ) -> BatchEnd {
         if context.redelivered() {
             // Its first holder may be at work on it. Whether it is, and what then, the dispatcher knows alone.
             return BatchEnd::Returned;
@@ -179,7 +186,8 @@ impl Voice {
         let fresh = || Arc::new(Progress { lease, worker, facts: outbox.take() });
         let progress = Arc::clone(self.unconfirmed.get_or_insert_with(fresh));
         let context = self.context.clone();
-        async move { context.update_state(PROGRESS, &*progress).await.map_err(|error| error.to_string()) }.boxed()
+        async move { context.update_state(PROGRESS, &*progress).await.map_err(|error| error.to_string()) }
+            .boxed()
     }
 
     fn told(&mut self, told: Result<(), String>) -> Input {
@@ -189,7 +197,11 @@ impl Voice {
                 Input::Confirmed
             }
             Err(error) => {
-                tracing::warn!(batch = self.context.task_id(), error, "what happened could not be told; trying again");
+                tracing::warn!(
+                    batch = self.context.task_id(),
+                    error,
+                    "what happened could not be told; trying again"
+                );
                 Input::Failed
             }
         }

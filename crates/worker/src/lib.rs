@@ -19,5 +19,5 @@ mod warm;
 
 pub use batch::{BatchTask, PROGRESS};
 pub use execute::execute;
-pub use run::{DELIVERY_LIMIT, RunError, WorkerConfig, run};
 pub use regatta_sandbox::{BaseEnv, Cancel, Fence, SandboxError};
+pub use run::{DELIVERY_LIMIT, RunError, WorkerConfig, run};

@@ -56,19 +56,20 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Gives a batch to an idle slot, and waits for one if there is none. Its end comes through the receiver.
-    pub(crate) async fn run(&self, job: Job) -> oneshot::Receiver<BatchEnd> {
+    /// Gives a batch to an idle slot, and waits for one if there is none; gives its end. A dropped future
+    /// doesn't end the batch, but its `cancel` does.
+    pub(crate) async fn run(&self, job: Job) -> BatchEnd {
         let (done, end) = oneshot::channel();
         // It is never closed.
         if let Ok(permit) = self.shared.free.acquire().await {
             permit.forget();
         }
-        if let Some(handle) = self.shared.take(&RunnerKey::of(&job.order)) {
-            let jobs = handle.jobs.clone();
-            // An idle slot's channel is empty, and its thread waits on it. If the thread should be gone, so is `done`.
-            let _ = jobs.send(Task { job, handle, done });
-        }
-        end
+        let Some(handle) = self.shared.take(&RunnerKey::of(&job.order)) else { return BatchEnd::Cancelled };
+        let jobs = handle.jobs.clone();
+        // An idle slot's channel is empty, and its thread waits on it. If the thread should be gone, so is `done`.
+        let _ = jobs.send(Task { job, handle, done });
+        // Without an answer the pool was closed, and the batch never began.
+        end.await.unwrap_or(BatchEnd::Cancelled)
     }
 
     /// Ends the threads and waits for them, and with them for the end of every process that they keep. What they run
@@ -138,7 +139,9 @@ fn work(mut slot: Slot, jobs: &Receiver<Task>, shared: &Shared) {
         let end = catch_unwind(AssertUnwindSafe(|| slot.run(&job))).unwrap_or_else(|_| {
             slot.forget();
             let suite = &job.order.suite;
-            BatchEnd::Faulted(cannot_run(format!("the adapter of {suite} panicked; this worker's log says where")))
+            BatchEnd::Faulted(cannot_run(format!(
+                "the adapter of {suite} panicked; this worker's log says where"
+            )))
         });
         let goes_on = shared.put_back(handle);
         // Nobody waits any more where the batch was dropped.

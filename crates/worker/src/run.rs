@@ -99,7 +99,9 @@ async fn make_ready(broker: &Broker, queue: &str) -> Result<(), TransportError> 
         Err(error) if error.is_no_queue() => {
             let made = broker.declare(&Topology::default().queue(Queue::quorum(queue, DELIVERY_LIMIT))).await;
             // Somebody was faster, in his own way.
-            made.or_else(|error| if matches!(error, TransportError::Mismatch { .. }) { Ok(()) } else { Err(error) })?;
+            made.or_else(
+                |error| if matches!(error, TransportError::Mismatch { .. }) { Ok(()) } else { Err(error) },
+            )?;
         }
         Err(error) => return Err(error),
     }

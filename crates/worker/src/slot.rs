@@ -54,7 +54,7 @@ impl RunnerKey {
 /// What runs a suite's tests here.
 enum Hand {
     Each(Box<dyn TestProcess>),
-    Warm(Warm),
+    Warm(Box<Warm>),
 }
 
 /// A slot's state between batches.
@@ -118,7 +118,7 @@ impl Slot {
         }
         Ok(match job.adapter.runner(&self.ground.tree, key.prepared.as_ref())? {
             Runner::Each(runner) => Hand::Each(runner),
-            Runner::Warm(session) => Hand::Warm(Warm::new(session)),
+            Runner::Warm(session) => Hand::Warm(Box::new(Warm::new(session))),
         })
     }
 }
@@ -179,11 +179,7 @@ pub(crate) fn errored(record: Record) -> Record {
     match record.outcome {
         // Nothing ran that could have crashed; it could not be set up.
         Outcome::Crashed => Record { outcome: Outcome::Errored, ..record },
-        Outcome::Passed
-        | Outcome::Failed
-        | Outcome::Errored
-        | Outcome::Skipped
-        | Outcome::TimedOut => record,
+        Outcome::Passed | Outcome::Failed | Outcome::Errored | Outcome::Skipped | Outcome::TimedOut => record,
     }
 }
 

@@ -115,7 +115,9 @@ impl Warm {
                 Event::Ended => return gone(Why::Ended, None),
                 Event::DeadlinePassed => return gone(Why::TimedOut, None),
                 Event::Cancelled => return Ok(Parted::Cancelled),
-                Event::TooLong => return gone(Why::Cancelled, Some("its process sent an endless record".into())),
+                Event::TooLong => {
+                    return gone(Why::Cancelled, Some("its process sent an endless record".into()));
+                }
             };
             let facts = match warm.record(&line) {
                 Ok(facts) => facts,

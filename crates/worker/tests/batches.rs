@@ -1,0 +1,242 @@
+//! Batches through a whole worker: embedded broker, real processes.
+
+#![expect(clippy::unwrap_used, reason = "the whole file is a test")]
+
+mod ground;
+
+use regatta_celery::WorkerEnd;
+use regatta_celery::wire::State;
+use regatta_model::{BatchEnd, Fact, Fault, FaultKind, Lease, Progress, Record};
+
+use crate::ground::{Ground, order, say};
+
+fn record_of<'a>(facts: &'a [Fact], name: &str) -> &'a Record {
+    let record = facts.iter().find_map(|fact| match fact {
+        Fact::Finished { test, record, .. } if test == name => Some(record),
+        _ => None,
+    });
+    record.unwrap_or_else(|| panic!("no record of {name} in {facts:?}"))
+}
+
+fn fault(end: &BatchEnd) -> &Fault {
+    match end {
+        BatchEnd::Faulted(fault) => fault,
+        other => panic!("{other:?} is no fault"),
+    }
+}
+
+#[tokio::test]
+async fn each_test_in_a_process_of_its_own() {
+    let mut ground = Ground::new().await;
+    let working = ground.work("regatta-1@here", 1);
+    let tests = ["echo hi", "exit 1", "kill -9 $$", "sleep 1000 & true"];
+    let (facts, report) = ground.batch(&order("scripts", &tests)).await;
+    let expected = [
+        "started echo hi",
+        "passed echo hi",
+        "started exit 1",
+        "failed exit 1",
+        "started kill -9 $$",
+        "crashed kill -9 $$",
+        "started sleep 1000 & true",
+        "passed sleep 1000 & true",
+    ];
+    assert_eq!(say(&facts), expected);
+    assert_eq!(
+        (&report.end, report.lease, report.worker.0.as_str()),
+        (&BatchEnd::Done, Lease(7), "regatta-1@here")
+    );
+    assert_eq!(record_of(&facts, "echo hi").output.text, "hi\n");
+    let leaky = record_of(&facts, "sleep 1000 & true").message.as_deref();
+    assert_eq!(leaky, Some("left 1 process behind, which had to be killed"));
+    working.quiet.cancel();
+    assert_eq!(working.end().await, WorkerEnd::Quiet);
+}
+
+#[tokio::test]
+async fn a_test_that_takes_too_long_is_killed_alone() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 1);
+    for suite in ["scripts", "peer"] {
+        let mut order = order(suite, &["true", "echo partial; sleep 1000", "true ."]);
+        order["test_timeout_ms"] = 300.into();
+        let (facts, report) = ground.batch(&order).await;
+        let expected = [
+            "started true",
+            "passed true",
+            "started echo partial; sleep 1000",
+            "timedout echo partial; sleep 1000",
+            "started true .",
+            "passed true .",
+        ];
+        assert_eq!(say(&facts), expected, "{suite}");
+        assert_eq!(report.end, BatchEnd::Done);
+        let record = record_of(&facts, "echo partial; sleep 1000");
+        assert_eq!(record.output.text, "partial\n", "{suite}");
+        assert!((300_000..5_000_000).contains(&record.duration_us), "{suite}: {record:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_a_fault_that_says_why() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 1);
+    let plain = || order("scripts", &["true"]);
+    let with = |key: &str, value: serde_json::Value| {
+        let mut order = plain();
+        order[key] = value;
+        order
+    };
+    let table = [
+        (with("protocol", 99.into()), "bring the worker up to the version"),
+        (with("protocol", 0.into()), "bring the dispatcher up to the version"),
+        (
+            with("suite", "elsewhere".into()),
+            "there is no suite elsewhere in this worker's tree (it knows peer, scripts)",
+        ),
+        (with("items", "nonsense".into()), "the order can't be read"),
+        (with("prepared", "abc".into()), "no manifest abc"),
+        (order("scripts", &["no such program"]), "no-such-program is not there"),
+        (order("scripts", &["no such test"]), "no such test!"),
+        (order("scripts", &["u unit"]), "is a unit, and this suite has none"),
+        (order("scripts", &["panic"]), "the adapter of scripts panicked"),
+    ];
+    for (order, expected) in table {
+        let (_, report) = ground.batch(&order).await;
+        let fault = fault(&report.end);
+        assert_eq!(fault.kind, FaultKind::CannotRun);
+        assert!(fault.message.contains(expected), "{}", fault.message);
+    }
+    let (facts, report) = ground.batch(&order("scripts", &["no such program", "true"])).await;
+    assert_eq!(say(&facts)[1..], ["started true", "passed true"], "the rest is run");
+    fault(&report.end);
+    let (_, report) = ground.batch(&plain()).await;
+    assert_eq!(report.end, BatchEnd::Done, "the slot lives on");
+}
+
+#[tokio::test]
+async fn a_warm_process_is_kept_over_batches_and_replaced_when_it_ends() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 1);
+    let tree = ground.tree.path().to_owned();
+    let pids =
+        || std::fs::read_to_string(tree.join("pids")).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+    let note = "echo $$ >> pids";
+    let (facts, _) = ground.batch(&order("peer", &[note, "u true|false"])).await;
+    let unit = ["collected u true|false: true, false", "started true", "passed true", "started false"];
+    assert_eq!(say(&facts)[2..6], unit);
+    assert_eq!(say(&facts)[6..], ["failed false", "done u true|false"]);
+    ground.batch(&order("peer", &[note])).await;
+    assert_eq!(pids()[0], pids()[1], "one process for both batches");
+
+    let crash = "echo last words; kill -9 $$";
+    let (facts, report) =
+        ground.batch(&order("peer", &[&format!("u {note}|{crash}|{note} "), "exit 3", note])).await;
+    assert_eq!(report.end, BatchEnd::Done);
+    let crashes: Vec<_> = say(&facts).into_iter().filter(|line| line.starts_with("crashed")).collect();
+    assert_eq!(crashes, [format!("crashed {crash}"), "crashed exit 3".into()]);
+    assert_eq!(record_of(&facts, crash).output.text, "last words\n");
+    assert!(say(&facts).contains(&format!("done u {note}|{crash}|{note} ")), "{facts:?}");
+    let pids = pids();
+    assert_eq!(pids[1], pids[2]);
+    assert!(pids[2] != pids[3] && pids[3] != pids[4], "a new process after each crash: {pids:?}");
+}
+
+#[tokio::test]
+async fn a_warm_process_that_ends_without_a_test_blames_its_unit_or_the_machine() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 1);
+    let (facts, report) = ground.batch(&order("peer", &["true", "u crash", "true ."])).await;
+    let expected = ["started true", "passed true", "errored u crash", "started true .", "passed true ."];
+    assert_eq!(say(&facts), expected);
+    assert_eq!(report.end, BatchEnd::Done);
+
+    std::fs::write(ground.tree.path().join("broken"), "").unwrap();
+    ground.batch(&order("peer", &["exit 1"])).await;
+    let (facts, report) = ground.batch(&order("peer", &["true"])).await;
+    assert_eq!(facts, []);
+    let fault = fault(&report.end);
+    assert_eq!(fault.kind, FaultKind::CannotRun);
+    assert!(fault.message.contains("no module"), "{}", fault.message);
+}
+
+#[tokio::test]
+async fn nonsense_from_a_warm_process_is_a_crash() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 1);
+    let nonsense = "echo nonsense >&$REGATTA_RECORD_FD; sleep 1000";
+    let (facts, report) = ground.batch(&order("peer", &[nonsense, "true"])).await;
+    assert_eq!(say(&facts)[1..], [&format!("crashed {nonsense}"), "started true", "passed true"]);
+    assert_eq!(record_of(&facts, nonsense).message.as_deref(), Some("\"nonsense\" is no record"));
+    assert_eq!(report.end, BatchEnd::Done);
+}
+
+#[tokio::test]
+async fn facts_come_while_a_test_runs_and_beats_while_nothing_happens() {
+    let mut ground = Ground::new().await;
+    let working = ground.work("regatta-1@here", 1);
+    let mut order = order("scripts", &["true", "sleep 1000"]);
+    order["beat_ms"] = 100.into();
+    ground.send(&order).await;
+    let mut facts = Vec::new();
+    let mut beats = 0;
+    while facts.len() < 3 || beats < 3 {
+        let progress: Progress = ground.next().await.result.to().unwrap();
+        assert_eq!(progress.lease, Lease(7));
+        beats += usize::from(progress.facts.is_empty());
+        facts.extend(progress.facts);
+    }
+    assert_eq!(say(&facts), ["started true", "passed true", "started sleep 1000"]);
+    working.kill.cancel();
+    assert_eq!(working.end().await, WorkerEnd::Killed);
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_again_is_given_back_unrun() {
+    let mut ground = Ground::new().await;
+    let working = ground.work("regatta-1@here", 1);
+    let id = ground.send(&order("scripts", &["echo >> began; sleep 1000"])).await;
+    assert_eq!(ground.next().await.status, State::Custom(regatta_worker::PROGRESS.into()));
+    working.kill.cancel();
+    working.end().await;
+    let _other = ground.work("regatta-2@here", 1);
+    let (facts, report) = ground.follow(&id).await;
+    assert_eq!((facts, report.end), (vec![], BatchEnd::Returned));
+    assert_eq!(report.worker.0, "regatta-2@here");
+}
+
+#[tokio::test]
+async fn a_revoked_batch_is_killed_and_its_slot_free() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 1);
+    for suite in ["scripts", "peer"] {
+        let id = ground.send(&order(suite, &["sleep 1000"])).await;
+        let progress: Progress = loop {
+            let progress: Progress = ground.next().await.result.to().unwrap();
+            if !progress.facts.is_empty() {
+                break progress;
+            }
+        };
+        assert_eq!(say(&progress.facts), ["started sleep 1000"]);
+        ground.client.revoke(&id, true).await.unwrap();
+        let (facts, report) = ground.follow(&id).await;
+        assert_eq!((facts, report.end), (vec![], BatchEnd::Cancelled), "{suite}");
+        let (facts, _) = ground.batch(&order(suite, &["true"])).await;
+        assert_eq!(say(&facts), ["started true", "passed true"], "{suite}");
+    }
+}
+
+#[tokio::test]
+async fn slots_run_side_by_side() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 2);
+    // Each ends only when the other has begun.
+    let meet =
+        |mine: &str, theirs: &str| format!("touch {mine}; while ! [ -e {theirs} ]; do sleep 0.01; done");
+    ground.send(&order("scripts", &[&meet("a", "b")])).await;
+    ground.send(&order("scripts", &[&meet("b", "a")])).await;
+    let mut done = 0;
+    while done < 2 {
+        done += usize::from(ground.next().await.status == State::Success);
+    }
+}

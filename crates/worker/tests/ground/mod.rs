@@ -1,0 +1,305 @@
+//! A worker on an embedded broker, two small adapters, and a dispatcher's view of what comes back.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regatta_adapters::{
+    Adapter, AdapterError, Ended, Exit, Invocation, Listing, Runner, TestProcess, WarmFact, WarmSession,
+};
+use regatta_celery::transport::{Broker, Exchange, Queue, Topology};
+use regatta_celery::wire::{ResultMessage, State};
+use regatta_celery::{Client, ClientOptions, Replies, ReplyRoute, Task, WorkerEnd};
+use regatta_model::{
+    BatchOrder, BatchReport, Digest, Fact, Item, Lease, OrderItem, Outcome, Output, PROTOCOL, Progress,
+    RESULTS_EXCHANGE, Record, RunId, Suite, TASK_NAME, Token, Unit,
+};
+use regatta_worker::{BaseEnv, Fence, RunError, WorkerConfig};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here may take on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+const QUEUE: &str = "tests";
+const RUN: &str = "run-1";
+
+/// A worker and who sends it batches.
+pub(crate) struct Ground {
+    pub(crate) broker: Broker,
+    pub(crate) client: Client,
+    pub(crate) tree: tempfile::TempDir,
+    replies: Replies,
+}
+
+/// A worker at work.
+pub(crate) struct Working {
+    pub(crate) quiet: CancellationToken,
+    pub(crate) kill: CancellationToken,
+    task: JoinHandle<Result<WorkerEnd, RunError>>,
+}
+
+impl Ground {
+    pub(crate) async fn new() -> Self {
+        let broker = Broker::embedded();
+        let exchange = Topology::default().exchange(Exchange::topic(RESULTS_EXCHANGE).durable());
+        broker.declare(&exchange).await.unwrap();
+        let route = ReplyRoute {
+            exchange: RESULTS_EXCHANGE.into(),
+            queue: Queue::quorum("results", 20),
+            binding_key: format!("*.{RUN}"),
+            reply_to: RUN.into(),
+        };
+        let queue = Topology::default().queue(Queue::quorum(QUEUE, 20));
+        broker.declare(&queue).await.unwrap();
+        let (client, replies) = Client::with_reply(&broker, ClientOptions::default(), route).await.unwrap();
+        Self { broker, client, replies, tree: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn config(&self, name: &str, slots: usize) -> WorkerConfig {
+        let env = BaseEnv::new(std::env::vars_os().filter(|(name, _)| name == "PATH"));
+        WorkerConfig {
+            name: name.into(),
+            queues: vec![QUEUE.into()],
+            tree: self.tree.path().to_owned(),
+            adapters: vec![Arc::new(Scripts), Arc::new(Peer)],
+            slots,
+            fence: Fence { grace: Duration::from_millis(100), ..Fence::new(PATIENCE, env) },
+        }
+    }
+
+    pub(crate) fn work(&self, name: &str, slots: usize) -> Working {
+        let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (broker, config) = (self.broker.clone(), self.config(name, slots));
+        let tokens = (quiet.clone(), kill.clone());
+        let work = async move { regatta_worker::run(&broker, config, tokens.0, tokens.1).await };
+        Working { quiet, kill, task: tokio::spawn(work) }
+    }
+
+    pub(crate) async fn send(&self, order: &serde_json::Value) -> String {
+        self.client.post(Task::new(TASK_NAME).queue(QUEUE).kwarg("order", order)).await.unwrap()
+    }
+
+    /// The next message about any batch.
+    pub(crate) async fn next(&mut self) -> ResultMessage {
+        let reply =
+            tokio::time::timeout(PATIENCE, self.replies.next()).await.expect("something comes").unwrap();
+        assert_eq!(reply.routing_key.split_once('.').unwrap().1, RUN);
+        let message = reply.message.as_ref().unwrap().clone();
+        reply.accept().await.unwrap();
+        message
+    }
+
+    /// Runs a batch to its end: all its facts, and its report.
+    pub(crate) async fn batch(&mut self, order: &serde_json::Value) -> (Vec<Fact>, BatchReport) {
+        let id = self.send(order).await;
+        self.follow(&id).await
+    }
+
+    pub(crate) async fn follow(&mut self, id: &str) -> (Vec<Fact>, BatchReport) {
+        let mut facts = Vec::new();
+        loop {
+            let message = self.next().await;
+            assert_eq!(message.task_id, id);
+            match message.status {
+                State::Success => return (facts, message.result.to().unwrap()),
+                State::Custom(state) if state == regatta_worker::PROGRESS => {
+                    let progress: Progress = message.result.to().unwrap();
+                    facts.extend(progress.facts);
+                }
+                other => panic!("{other:?}: {}", message.result.as_str()),
+            }
+        }
+    }
+}
+
+impl Working {
+    pub(crate) async fn end(self) -> WorkerEnd {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").unwrap().unwrap()
+    }
+}
+
+/// An order for tests (`t…`) and units (`u…`), with their place as token.
+pub(crate) fn order(suite: &str, items: &[&str]) -> serde_json::Value {
+    let item = |(token, name): (u64, &&str)| OrderItem {
+        token: Token(token),
+        attempt: 1,
+        item: if name.starts_with("u ") { Item::Unit((*name).into()) } else { Item::Test((*name).into()) },
+    };
+    let order = BatchOrder {
+        protocol: PROTOCOL,
+        run: RunId(RUN.into()),
+        lease: Lease(7),
+        suite: suite.into(),
+        prepared: None,
+        test_timeout_ms: 10_000,
+        beat_ms: 1_000,
+        items: (0..).zip(items).map(item).collect(),
+    };
+    serde_json::to_value(order).unwrap()
+}
+
+/// Facts in a line each: `started t`, `passed t`, …
+pub(crate) fn say(facts: &[Fact]) -> Vec<String> {
+    let said = facts.iter().map(|fact| match fact {
+        Fact::Collected { unit, tests } => format!("collected {unit}: {}", tests.join(", ")),
+        Fact::Started { test, .. } => format!("started {test}"),
+        Fact::Finished { test, record, .. } => format!("{:?} {test}", record.outcome).to_lowercase(),
+        Fact::UnitFinished { unit } => format!("done {unit}"),
+    });
+    said.collect()
+}
+
+fn record(outcome: Outcome, ended: &Ended) -> Record {
+    let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let output = Output { text, bytes_omitted: ended.bytes_omitted };
+    let duration_us = u64::try_from(ended.duration.as_micros()).unwrap();
+    Record { output, ..Record::new(outcome, ended.started, duration_us) }
+}
+
+fn outcome(exit: Exit) -> Outcome {
+    match exit {
+        Exit::Code(0) => Outcome::Passed,
+        Exit::Code(_) => Outcome::Failed,
+        Exit::Signal(_) | Exit::Cancelled => Outcome::Crashed,
+        Exit::TimedOut => Outcome::TimedOut,
+    }
+}
+
+fn shell(tree: &Path, script: &str) -> Invocation {
+    let args = ["-c", script].map(str::to_owned).into();
+    Invocation { program: "sh".into(), args, cwd: tree.into(), env: Vec::new(), stdin: Vec::new() }
+}
+
+/// Each test is its own script.
+struct Scripts;
+
+impl Adapter for Scripts {
+    fn suite(&self) -> Suite {
+        Suite { name: "scripts".into(), adapter: "scripts".into() }
+    }
+
+    fn list(&self) -> Box<dyn Listing> {
+        unimplemented!("workers don't list")
+    }
+
+    fn unit_digest(&self, _: &Unit) -> Option<Digest> {
+        None
+    }
+
+    fn runner(&self, tree: &Path, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+        match prepared {
+            Some(digest) => Err(AdapterError::NotPrepared(format!("no manifest {digest}"))),
+            None => Ok(Runner::Each(Box::new(Script(tree.into())))),
+        }
+    }
+}
+
+struct Script(std::path::PathBuf);
+
+impl TestProcess for Script {
+    fn invocation(&self, test: &str) -> Result<Invocation, AdapterError> {
+        match test {
+            "no such test" => Err(AdapterError::NotPrepared(format!("{test}!"))),
+            "no such program" => Ok(Invocation { program: "no-such-program".into(), ..shell(&self.0, "") }),
+            "panic" => panic!("the adapter's own fault"),
+            script => Ok(shell(&self.0, script)),
+        }
+    }
+
+    fn judge(&self, _: &str, ended: &Ended) -> Record {
+        record(outcome(ended.exit), ended)
+    }
+}
+
+/// A warm process whose tests are scripts that it evaluates itself; `u a|b` is a unit of the tests `a` and `b`. It says
+/// its process number as the first line of each test's output.
+struct Peer;
+
+/// Requests are items, one a tab; records have a tab between their fields.
+const PEER: &str = r#"
+    say() { printf '%s\t' "$@" >&"$REGATTA_RECORD_FD"; echo >&"$REGATTA_RECORD_FD"; }
+    t() { say started "$1"; eval "$1"; say finished "$1" $?; }
+    IFS='	'
+    [ -e broken ] && { echo no module >&2; exit 1; }
+    say ready
+    while read -r line <&"$REGATTA_REQUEST_FD"; do
+        for item in $line; do
+            case "$item" in
+                "u "*)
+                    names=${item#u }
+                    case "$names" in crash*) kill -9 $$;; esac
+                    IFS='|'
+                    set -- $names
+                    IFS='	'
+                    say collected "$item" "$@"
+                    for name in "$@"; do t "$name"; done
+                    say unit "$item";;
+                *) t "$item";;
+            esac
+        done
+        say done
+    done"#;
+
+impl Adapter for Peer {
+    fn suite(&self) -> Suite {
+        Suite { name: "peer".into(), adapter: "peer".into() }
+    }
+
+    fn list(&self) -> Box<dyn Listing> {
+        unimplemented!("workers don't list")
+    }
+
+    fn unit_digest(&self, _: &Unit) -> Option<Digest> {
+        None
+    }
+
+    fn runner(&self, tree: &Path, _: Option<&Digest>) -> Result<Runner, AdapterError> {
+        Ok(Runner::Warm(Box::new(Warm(tree.into()))))
+    }
+}
+
+struct Warm(std::path::PathBuf);
+
+impl WarmSession for Warm {
+    fn invocation(&self) -> Invocation {
+        shell(&self.0, PEER)
+    }
+
+    fn request(&self, items: &[Item]) -> Vec<u8> {
+        let names = items.iter().map(|item| match item {
+            Item::Test(name) | Item::Unit(name) => name.as_str(),
+        });
+        names.collect::<Vec<_>>().join("\t").into()
+    }
+
+    fn record(&mut self, line: &[u8]) -> Result<Vec<WarmFact>, AdapterError> {
+        let line = String::from_utf8_lossy(line);
+        let words: Vec<&str> = line.trim_end_matches('\t').split('\t').collect();
+        let name = words.get(1).map(|&name| name.to_owned()).unwrap_or_default();
+        Ok(vec![match words[0] {
+            "ready" => WarmFact::Ready,
+            "collected" => WarmFact::Collected {
+                unit: name,
+                tests: words[2..].iter().map(|&word| word.into()).collect(),
+            },
+            "started" => WarmFact::Started { test: name },
+            "finished" => {
+                let outcome = if words[2] == "0" { Outcome::Passed } else { Outcome::Failed };
+                let record = Record::new(outcome, regatta_model::Time(1), 1);
+                WarmFact::Finished { test: name, record }
+            }
+            "unit" => WarmFact::UnitFinished { unit: name },
+            "done" => WarmFact::RequestDone,
+            other => return Err(AdapterError::NotPrepared(format!("{other:?} is no record"))),
+        }])
+    }
+
+    fn crashed(&self, _: &str, ended: &Ended) -> Record {
+        let outcome = match outcome(ended.exit) {
+            Outcome::TimedOut => Outcome::TimedOut,
+            _ => Outcome::Crashed,
+        };
+        record(outcome, ended)
+    }
+}
