@@ -103,10 +103,16 @@ async fn a_panic_is_a_failure_and_the_worker_goes_on(broker: Broker) {
             assert!(fine, "not {fine}");
             async move { Ok::<_, TaskError>(fine) }
         })
-        .blocking_task("thread", TaskOptions::new(), |_, (): ()| -> Result<(), TaskError> { panic!("on a thread") });
+        .blocking_task("thread", TaskOptions::new(), |_, (): ()| -> Result<(), TaskError> {
+            panic!("on a thread")
+        });
     let _worker = start(&app, &broker, options("panic")).await;
     let client = client(&broker).await;
-    let table = [(Task::new("late"), "ouch"), (Task::new("early").arg(&false), "not false"), (Task::new("thread"), "on a thread")];
+    let table = [
+        (Task::new("late"), "ouch"),
+        (Task::new("early").arg(&false), "not false"),
+        (Task::new("thread"), "on a thread"),
+    ];
     for (task, message) in table {
         let error = remote(client.send(task.queue("panic")).await.unwrap().get::<()>().await);
         assert_eq!((error.exc_type.as_str(), error.message.as_str()), ("Panic", message));
@@ -123,7 +129,8 @@ async fn errors_carry_their_name_and_message(broker: Broker) {
         });
     let _worker = start(&app, &broker, options("errors")).await;
     let client = client(&broker).await;
-    let error = remote(client.send(Task::new("parse").arg(&"x").queue("errors")).await.unwrap().get::<i32>().await);
+    let error =
+        remote(client.send(Task::new("parse").arg(&"x").queue("errors")).await.unwrap().get::<i32>().await);
     assert_eq!(error.to_string(), "ParseIntError: invalid digit found in string");
     let error = remote(client.send(Task::new("named").queue("errors")).await.unwrap().get::<()>().await);
     assert_eq!(error.to_string(), "Disk: disk full");
@@ -134,7 +141,9 @@ async fn errors_carry_their_name_and_message(broker: Broker) {
 
 async fn what_isnt_its_own_is_refused_and_dead_lettered(broker: Broker) {
     let app = App::new("test")
-        .task_with("a", TaskOptions::new().queue("queue_a"), |_: Context, (): ()| async move { Ok::<_, TaskError>("a") })
+        .task_with("a", TaskOptions::new().queue("queue_a"), |_: Context, (): ()| async move {
+            Ok::<_, TaskError>("a")
+        })
         .task("picky", |_: Context, (): ()| async move { Err::<(), _>(TaskError::refused("not today")) });
     let _worker = start(&app, &broker, options("queue_b")).await;
     let client = client(&broker).await;
@@ -266,7 +275,11 @@ async fn time_limits_end_a_task(broker: Broker) {
     let soft = Task::new("soft").queue("limits").soft_time_limit(Duration::from_millis(50));
     assert_eq!(client.send(soft).await.unwrap().get::<String>().await.unwrap().value, "cut short");
     let own = Task::new("soft").queue("limits").time_limit(Duration::from_millis(20));
-    assert_eq!(remote(client.send(own).await.unwrap().get::<()>().await).message, "0.02", "the message's own limit");
+    assert_eq!(
+        remote(client.send(own).await.unwrap().get::<()>().await).message,
+        "0.02",
+        "the message's own limit"
+    );
 }
 
 async fn a_revoked_task_doesnt_run(broker: Broker) {

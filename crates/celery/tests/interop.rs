@@ -46,7 +46,10 @@ fn a_python_client_and_a_rust_worker() {
         assert_eq!((&answer["value"], &answer["state"]), (&json!(3), &json!("SUCCESS")), "{answer}");
 
         let answer = call("rust.fail", json!(["it broke"]), json!({}), json!({})).await;
-        assert_eq!(answer["error"], json!({"type": "ValueError", "module": "builtins", "args": "('it broke',)"}));
+        assert_eq!(
+            answer["error"],
+            json!({"type": "ValueError", "module": "builtins", "args": "('it broke',)"})
+        );
 
         let answer = call("rust.add", json!([1]), json!({"z": 2}), json!({})).await;
         assert_eq!(answer["error"]["type"], "TypeError", "{answer}");
@@ -57,7 +60,8 @@ fn a_python_client_and_a_rust_worker() {
 
         let answer = call("rust.flaky", json!([7]), json!({}), json!({})).await;
         assert_eq!(answer["value"], 7, "{answer}");
-        let states: Vec<&Value> = answer["states"].as_array().unwrap().iter().map(|state| &state[0]).collect();
+        let states: Vec<&Value> =
+            answer["states"].as_array().unwrap().iter().map(|state| &state[0]).collect();
         assert_eq!(states, ["RETRY", "SUCCESS"]);
 
         let answer = call("rust.progress", json!([]), json!({}), json!({})).await;
@@ -93,8 +97,13 @@ fn a_rust_client_and_a_python_worker() {
         }
 
         let mut handle = client.send(task("peer.progress")).await.unwrap();
-        let Some(Update::State { state, meta, .. }) = handle.next_update().await else { panic!("no state came") };
-        assert_eq!((state.as_str(), meta.to::<Value>().unwrap()), ("PROGRESS", json!({"done": 3, "total": 10})));
+        let Some(Update::State { state, meta, .. }) = handle.next_update().await else {
+            panic!("no state came")
+        };
+        assert_eq!(
+            (state.as_str(), meta.to::<Value>().unwrap()),
+            ("PROGRESS", json!({"done": 3, "total": 10}))
+        );
         assert_eq!(handle.get::<String>().await.unwrap().value, "ready");
 
         let mut handle = client.send(task("peer.once_more").arg(&"x")).await.unwrap();
@@ -127,11 +136,16 @@ fn celerys_own_tools_see_a_rust_worker() {
 
         let mut peer = Peer::start(&broker).await;
         let mut inspect = async |method: &str| {
-            let answer = peer.ask(&json!({"do": "inspect", "method": method, "destination": ["rust@seen"]})).await;
+            let answer =
+                peer.ask(&json!({"do": "inspect", "method": method, "destination": ["rust@seen"]})).await;
             answer["nodes"]["rust@seen"].clone()
         };
         let active = inspect("active").await;
-        assert_eq!((&active[0]["id"], &active[0]["name"]), (&json!(running.id()), &json!("rust.endless")), "{active}");
+        assert_eq!(
+            (&active[0]["id"], &active[0]["name"]),
+            (&json!(running.id()), &json!("rust.endless")),
+            "{active}"
+        );
         let registered = inspect("registered").await;
         let names = ["rust.add", "rust.endless", "rust.fail", "rust.flaky", "rust.progress"];
         assert_eq!(registered, json!(names));
@@ -167,9 +181,22 @@ fn celery_events_show_workers_and_tasks() {
         heard.heartbeat = Some(Duration::from_millis(200));
         let worker = start(&app(), &broker, heard).await;
         let client = client(&broker).await;
-        client.send(Task::new("rust.add").args(&(1, 2)).queue("heard")).await.unwrap().get::<i64>().await.unwrap();
-        client.send(Task::new("rust.flaky").arg(&1).queue("heard")).await.unwrap().get::<i64>().await.unwrap();
-        let _failure = client.send(Task::new("rust.fail").arg(&"x").queue("heard")).await.unwrap().get::<()>().await;
+        client
+            .send(Task::new("rust.add").args(&(1, 2)).queue("heard"))
+            .await
+            .unwrap()
+            .get::<i64>()
+            .await
+            .unwrap();
+        client
+            .send(Task::new("rust.flaky").arg(&1).queue("heard"))
+            .await
+            .unwrap()
+            .get::<i64>()
+            .await
+            .unwrap();
+        let _failure =
+            client.send(Task::new("rust.fail").arg(&"x").queue("heard")).await.unwrap().get::<()>().await;
         worker.quiet().await;
         let told = [
             "task received: rust.add",
@@ -190,7 +217,8 @@ fn malformed_messages_are_answered_and_the_worker_lives() {
     let fixture: Value = serde_json::from_str(fixture).unwrap();
     run(async {
         let broker = rabbitmq().await;
-        let proj = app().task("proj.add", |_: Context, (x, y): (i64, i64)| async move { Ok::<_, TaskError>(x + y) });
+        let proj =
+            app().task("proj.add", |_: Context, (x, y): (i64, i64)| async move { Ok::<_, TaskError>(x + y) });
         let _worker = start(&proj, &broker, options("malformed")).await;
         let mut peer = Peer::start(&broker).await;
         let mut refused = 0;
@@ -201,8 +229,12 @@ fn malformed_messages_are_answered_and_the_worker_lives() {
                 "do": "raw", "message": case["message"], "queue": "malformed", "expect": has_id
             });
             let answer = peer.ask(&command).await;
-            let states: Vec<&str> =
-                answer["answers"].as_array().unwrap().iter().filter_map(|answer| answer["status"].as_str()).collect();
+            let states: Vec<&str> = answer["answers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(|answer| answer["status"].as_str())
+                .collect();
             if has_id {
                 assert_eq!(states.len(), 1, "{name}: one answer, got {answer}");
                 refused += u32::from(states != ["SUCCESS"]);
@@ -231,7 +263,8 @@ fn a_client_asks_rust_workers_too() {
         let answers = client.inspect(Inspect::ActiveQueues, &node, DEADLINE).await.unwrap();
         assert_eq!(answers[0].node, "asked@test");
         assert_eq!(answers[0].value[0]["name"], "asked");
-        let nobody = client.inspect(Inspect::Ping, &["nobody@test".to_owned()], Duration::from_millis(100)).await;
+        let nobody =
+            client.inspect(Inspect::Ping, &["nobody@test".to_owned()], Duration::from_millis(100)).await;
         assert_eq!(nobody.unwrap(), []);
     });
 }

@@ -33,7 +33,8 @@ async fn a_failed_task_is_tried_again_until_it_succeeds(broker: Broker) {
     });
     let _worker = start(&app, &broker, options("flaky")).await;
     let client = client(&broker).await;
-    let mut handle = client.send(Task::new("flaky").arg(&"ann").queue("flaky").header("build", "abc")).await.unwrap();
+    let mut handle =
+        client.send(Task::new("flaky").arg(&"ann").queue("flaky").header("build", "abc")).await.unwrap();
     let mut states = Vec::new();
     while let Some(Update::State { state, meta, facts }) = handle.next_update().await {
         let error = meta.to::<serde_json::Value>().unwrap();

@@ -115,7 +115,7 @@ impl ControlReplies {
                     // Nobody may be asking any more.
                     Ok(reply) => drop(sender.send(Arc::new(reply))),
                     Err(refusal) => {
-                        tracing::warn!(reason = %refusal.reason, "a malformed answer was thrown away")
+                        tracing::warn!(reason = %refusal.reason, "a malformed answer was thrown away");
                     }
                 }
             }

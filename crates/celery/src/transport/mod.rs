@@ -185,7 +185,7 @@ impl Broker {
     /// Consumes a queue. The consumer survives reconnects.
     pub(crate) async fn consume(&self, spec: Consume) -> Result<Consumer, TransportError> {
         match &self.kind {
-            Kind::Embedded(hub) => hub.consume(spec),
+            Kind::Embedded(hub) => hub.consume(&spec),
             Kind::Amqp(amqp) => amqp.consume(spec).await,
         }
     }

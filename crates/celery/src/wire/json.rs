@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::ser::Formatter;
 use serde_json::value::RawValue;
 
-/// How deep arrays and objects may nest; serde_json's own limit.
+/// How deep arrays and objects may nest; the limit of `serde_json` itself.
 const DEPTH_MAX: usize = 128;
 
 /// A value that can't be read or written as JSON.

@@ -63,7 +63,7 @@ impl Pidbox {
                 Ok(request) if request.is_for(&self.name) => return Some(request),
                 Ok(_) => {}
                 Err(refusal) => {
-                    tracing::warn!(reason = %refusal.reason, "a malformed control request was ignored")
+                    tracing::warn!(reason = %refusal.reason, "a malformed control request was ignored");
                 }
             }
         }

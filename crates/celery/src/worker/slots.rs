@@ -135,7 +135,7 @@ impl Slots {
     pub(crate) fn on(&mut self, input: Input, out: &mut Vec<Command>) {
         match input {
             Input::Arrived { key, id, retries, redelivered } => {
-                self.arrived(key, id, retries, redelivered, out)
+                self.arrived(key, id, retries, redelivered, out);
             }
             Input::Aside { key } => self.hold(key, Stage::Settling, None),
             Input::Ended { key } => self.ended(key, out),

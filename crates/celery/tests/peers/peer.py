@@ -51,8 +51,13 @@ def call(command):
     if command.get("no_wait"):
         return {"id": result.id}
     states = []
-    seen = lambda message: states.append([message["status"], message["result"]])  # noqa: E731
     answer = {"id": result.id}
+
+    def seen(message):
+        # The reply queue is shared by all tasks of this client.
+        if message["task_id"] == result.id:
+            states.append([message["status"], message["result"]])
+
     try:
         answer["value"] = result.get(timeout=command.get("timeout", 30), on_message=seen)
     except Exception as error:  # every remote exception is an answer here

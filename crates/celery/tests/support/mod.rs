@@ -72,7 +72,9 @@ pub(crate) async fn start(app: &App, broker: &Broker, options: WorkerOptions) ->
 }
 
 pub(crate) async fn client(broker: &Broker) -> Client {
-    Client::new(broker, ClientOptions { result_timeout: Some(DEADLINE), ..ClientOptions::default() }).await.unwrap()
+    Client::new(broker, ClientOptions { result_timeout: Some(DEADLINE), ..ClientOptions::default() })
+        .await
+        .unwrap()
 }
 
 /// Makes each scenario a test on the embedded broker and one on RabbitMQ.
@@ -93,3 +95,14 @@ macro_rules! on_both_brokers {
 pub(crate) use on_both_brokers;
 
 pub(crate) mod python;
+
+pub(crate) async fn rabbitmq() -> Broker {
+    let url: regatta_celery::BrokerUrl = "amqp://guest:guest@127.0.0.1:5699/%2F".parse().unwrap();
+    Broker::connect(&url, regatta_celery::ConnectOptions::default()).await.unwrap()
+}
+pub(crate) fn python_with_celery() -> std::path::PathBuf {
+    "/tmp/peers/bin/python".into()
+}
+pub(crate) fn broker_url(_: &Broker) -> String {
+    "amqp://guest:guest@127.0.0.1:5699//".to_owned()
+}

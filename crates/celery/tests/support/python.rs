@@ -21,7 +21,10 @@ fn peers() -> PathBuf {
 fn python(broker: &Broker, queue: &str) -> Command {
     let mut command = Command::new(super::python_with_celery());
     command.current_dir(peers());
-    command.env("PEER_BROKER", super::broker_url(broker)).env("PEER_QUEUE", queue).env("PYTHONUNBUFFERED", "1");
+    command
+        .env("PEER_BROKER", super::broker_url(broker))
+        .env("PEER_QUEUE", queue)
+        .env("PYTHONUNBUFFERED", "1");
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("C_FORCE_ROOT", "1");
     command
 }
@@ -36,7 +39,8 @@ struct Process {
 impl Process {
     fn start(mut command: Command) -> Self {
         let (sender, lines) = mpsc::channel(LINES);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let outputs: [Box<dyn std::io::Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         for output in outputs {
@@ -123,7 +127,8 @@ pub(crate) async fn celery(broker: &Broker, arguments: &[&str]) -> String {
     let mut command = python(broker, "python");
     command.args(["-m", "celery", "-A", "peer"]).args(arguments);
     let mut process = Process::start(command);
-    while let Some(line) = tokio::time::timeout(DEADLINE, process.lines.recv()).await.expect("the tool hangs") {
+    while let Some(line) = tokio::time::timeout(DEADLINE, process.lines.recv()).await.expect("the tool hangs")
+    {
         process.seen.push(line);
     }
     process.seen.join("\n")

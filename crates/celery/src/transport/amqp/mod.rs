@@ -140,7 +140,7 @@ impl Amqp {
         };
         let confirmation = match tokio::time::timeout(timeout, sent).await {
             Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(error)) => return Err(lost(&session, exchange.to_string(), routing_key, &error)),
+            Ok(Err(error)) => return Err(lost(&session, &exchange, routing_key, &error)),
             Err(_) => {
                 let hint = session.blocked().map(|reason| format!(": it blocks publishers ({reason})"));
                 let hint = hint.unwrap_or_default();
@@ -180,14 +180,12 @@ impl Drop for Amqp {
 }
 
 /// What a failed publishing was.
-fn lost(session: &Session, exchange: String, routing_key: String, error: &lapin::Error) -> PublishError {
+fn lost(session: &Session, exchange: &str, routing_key: String, error: &lapin::Error) -> PublishError {
     if let ErrorKind::ProtocolError(broker) = error.kind() {
         let what = format!("publishing to exchange {exchange:?} with routing key {routing_key:?}");
-        match session::from_broker(what, broker) {
-            refused @ (TransportError::AccessRefused { .. } | TransportError::NotFound { .. }) => {
-                return refused.into();
-            }
-            _ => {}
+        let refused = session::from_broker(what, broker);
+        if refused.is_access_refused() || refused.is_no_queue() {
+            return refused.into();
         }
     }
     let reason = session.lost_because().unwrap_or_else(|| error.to_string());

@@ -198,7 +198,7 @@ impl Forward {
                         tracing::warn!(queue = self.spec.queue, %error, "a consumer can't be renewed yet");
                     }
                     Err(error) => {
-                        tracing::debug!(queue = self.spec.queue, %error, "a consumer can't be renewed yet")
+                        tracing::debug!(queue = self.spec.queue, %error, "a consumer can't be renewed yet");
                     }
                 }
             }

@@ -95,12 +95,12 @@ impl Hub {
         self.change(|model, now| model.publish(now, publishing))
     }
 
-    pub(super) fn consume(self: &Arc<Self>, spec: Consume) -> Result<Consumer, TransportError> {
+    pub(super) fn consume(self: &Arc<Self>, spec: &Consume) -> Result<Consumer, TransportError> {
         let inbox = Arc::new(Inbox::default());
         let no_ack = spec.no_ack;
         let id = {
             let mut state = self.lock();
-            let id = state.model.consume(&spec)?;
+            let id = state.model.consume(spec)?;
             state.inboxes.insert(id, Arc::clone(&inbox));
             id
         };
@@ -119,7 +119,7 @@ impl State {
                 Effect::Deliver { consumer, tag, envelope } => {
                     if let Some(inbox) = self.inboxes.get(&consumer) {
                         let mut waiting = inbox.lock();
-                        waiting.deliveries.push_back((tag, envelope));
+                        waiting.deliveries.push_back((tag, *envelope));
                         wakers.extend(waiting.waker.take());
                     }
                 }

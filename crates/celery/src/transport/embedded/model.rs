@@ -44,6 +44,9 @@ struct QueueState {
     unused_since: Instant,
 }
 
+/// A pattern and the queue that it leads to.
+type Bound = (String, Arc<str>);
+
 struct ConsumerState {
     queue: Arc<str>,
     capacity: usize,
@@ -62,7 +65,7 @@ struct Unsettled {
 #[derive(Debug)]
 pub(super) enum Effect {
     /// This consumer gets this.
-    Deliver { consumer: u64, tag: u64, envelope: Envelope },
+    Deliver { consumer: u64, tag: u64, envelope: Box<Envelope> },
     /// This consumer gets nothing more.
     End { consumer: u64 },
 }
@@ -70,7 +73,7 @@ pub(super) enum Effect {
 /// A broker's state.
 #[derive(Default)]
 pub(super) struct Model {
-    exchanges: HashMap<String, (ExchangeKind, Vec<(String, Arc<str>)>)>,
+    exchanges: HashMap<String, (ExchangeKind, Vec<Bound>)>,
     queues: HashMap<Arc<str>, QueueState>,
     consumers: HashMap<u64, ConsumerState>,
     unsettled: HashMap<u64, Unsettled>,
@@ -255,7 +258,7 @@ impl Model {
                 properties: message.publishing.properties.clone(),
                 body: message.publishing.body.clone(),
             };
-            self.effects.push(Effect::Deliver { consumer: id, tag, envelope });
+            self.effects.push(Effect::Deliver { consumer: id, tag, envelope: Box::new(envelope) });
             self.unsettled
                 .insert(tag, Unsettled { queue: Arc::clone(&state.name), consumer: id, place, message });
         }
