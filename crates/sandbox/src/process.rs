@@ -137,12 +137,16 @@ impl Process {
         }
     }
 
-    /// Forgets what the outputs had so far.
+    /// Takes in what the outputs have now.
+    pub(crate) fn read_output(&mut self) {
+        self.stdout.read();
+        self.stderr.read();
+    }
+
+    /// Forgets what was taken in.
     pub(crate) fn forget_output(&mut self) {
-        for output in [&mut self.stdout, &mut self.stderr] {
-            output.read();
-            output.capture.take();
-        }
+        self.stdout.capture.take();
+        self.stderr.capture.take();
     }
 
     /// After its own end: waits for what it left, ends that, and reaps all.
@@ -151,8 +155,7 @@ impl Process {
         let mut duration = self.began.elapsed();
         let mut leaked = 0;
         loop {
-            self.stdout.read();
-            self.stderr.read();
+            self.read_output();
             let strays = strays(self.mine());
             if strays.is_empty() && self.stdout.pipe.is_none() && self.stderr.pipe.is_none() {
                 break;
@@ -187,8 +190,7 @@ impl Process {
         }
         let duration = self.began.elapsed();
         let leaked = sweep(self.mine(), &self.spawned.pidfd);
-        self.stdout.read();
-        self.stderr.read();
+        self.read_output();
         let _ = self.reap();
         self.finished(end, duration, leaked)
     }

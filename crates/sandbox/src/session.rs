@@ -124,9 +124,17 @@ impl Session {
         }
     }
 
-    /// Forgets what the process printed so far, so that a test's output begins here.
+    /// Forgets what the process printed so far, unless it has sent more lines since the last one that was given.
+    ///
+    /// Output and lines come through different pipes: a process that is ahead of us may have printed already what
+    /// belongs to its next line. So nothing is forgotten that could be of a test that isn't known yet; the output of a
+    /// test may begin too early, but never too late.
     pub fn forget_output(&mut self) {
-        self.process.forget_output();
+        self.process.read_output();
+        self.read();
+        if self.lines.is_empty() {
+            self.process.forget_output();
+        }
     }
 
     /// Ends it, and says how it ended and what it printed since [`Session::forget_output`].
@@ -204,6 +212,10 @@ impl Lines {
             self.begin = 0;
         }
         self.bytes.extend_from_slice(piece);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes() == 0
     }
 
     /// How many bytes wait.

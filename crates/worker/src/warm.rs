@@ -103,7 +103,10 @@ impl Warm {
         let line = self.warm.request(request);
         let fresh = self.session(fence, sink)?;
         let Self { warm, session: Some(session) } = self else { return Ok(Parted::Done) };
-        session.forget_output();
+        if !fresh {
+            // What it said between batches is nobody's. What a new one says may be why it can't go on.
+            session.forget_output();
+        }
         session.send(&line);
         let mut ready = !fresh;
         let mut test = None;
@@ -127,11 +130,11 @@ impl Warm {
                 match &fact {
                     WarmFact::Ready => ready = true,
                     WarmFact::RequestDone => return Ok(Parted::Done),
-                    WarmFact::Started { .. } => {
+                    WarmFact::Started { .. } => test = Some((SystemTime::now(), Instant::now())),
+                    WarmFact::Finished { .. } => {
                         session.forget_output();
-                        test = Some((SystemTime::now(), Instant::now()));
+                        test = None;
                     }
-                    WarmFact::Finished { .. } => test = None,
                     WarmFact::Collected { .. } | WarmFact::UnitFinished { .. } => {}
                 }
                 let silence = if test.is_some() { Duration::ZERO } else { SILENCE_MAX };

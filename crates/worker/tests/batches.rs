@@ -130,8 +130,9 @@ async fn a_warm_process_is_kept_over_batches_and_replaced_when_it_ends() {
     assert_eq!(pids()[0], pids()[1], "one process for both batches");
 
     let crash = "echo last words; kill -9 $$";
-    let (facts, report) =
-        ground.batch(&order("peer", &[&format!("u {note}|{crash}|{note} "), "exit 3", note])).await;
+    let (facts, report) = ground
+        .batch(&order("peer", &[&format!("u {note}|{crash}|{note} "), "exit 3", &format!("{note}; true")]))
+        .await;
     assert_eq!(report.end, BatchEnd::Done);
     let crashes: Vec<_> = say(&facts).into_iter().filter(|line| line.starts_with("crashed")).collect();
     assert_eq!(crashes, [format!("crashed {crash}"), "crashed exit 3".into()]);

@@ -144,7 +144,9 @@ pub(crate) fn say(facts: &[Fact]) -> Vec<String> {
     let said = facts.iter().map(|fact| match fact {
         Fact::Collected { unit, tests } => format!("collected {unit}: {}", tests.join(", ")),
         Fact::Started { test, .. } => format!("started {test}"),
-        Fact::Finished { test, record, .. } => format!("{:?} {test}", record.outcome).to_lowercase(),
+        Fact::Finished { test, record, .. } => {
+            format!("{} {test}", format!("{:?}", record.outcome).to_lowercase())
+        }
         Fact::UnitFinished { unit } => format!("done {unit}"),
     });
     said.collect()
