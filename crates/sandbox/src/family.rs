@@ -158,8 +158,8 @@ pub(crate) fn until(deadline: Option<Instant>) -> PollTimeout {
 }
 
 /// Kills the sandbox's main process with its group, waits for its end (without reaping it), then kills all that it
-/// leaves behind. Returns how many of those there were.
-pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd) -> usize {
+/// leaves behind. Returns how many of those there were, with those that were `seen` before.
+pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd, seen: &[Stat]) -> usize {
     let _ = killpg(mine.root, Signal::SIGKILL);
     let deadline = Instant::now() + SWEEP_MAX;
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -168,7 +168,7 @@ pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd) -> usize {
             break;
         }
     }
-    let mut killed = BTreeSet::new();
+    let mut killed: BTreeSet<Pid> = seen.iter().map(|stat| stat.pid).collect();
     for round in 0.. {
         let strays = strays(mine);
         if strays.is_empty() || Instant::now() >= deadline {

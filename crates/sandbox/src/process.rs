@@ -161,7 +161,7 @@ impl Process {
                 break;
             }
             if Instant::now() >= deadline {
-                leaked = sweep(self.mine(), &self.spawned.pidfd);
+                leaked = sweep(self.mine(), &self.spawned.pidfd, &strays);
                 break;
             }
             if strays.is_empty() {
@@ -189,7 +189,7 @@ impl Process {
             self.wait(cancel, &[], Some(deadline));
         }
         let duration = self.began.elapsed();
-        let leaked = sweep(self.mine(), &self.spawned.pidfd);
+        let leaked = sweep(self.mine(), &self.spawned.pidfd, &[]);
         self.read_output();
         let _ = self.reap();
         self.finished(end, duration, leaked)
@@ -228,7 +228,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.reaped {
-            sweep(self.mine(), &self.spawned.pidfd);
+            sweep(self.mine(), &self.spawned.pidfd, &[]);
             let _ = self.reap();
         }
     }
