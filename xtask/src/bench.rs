@@ -7,6 +7,7 @@ mod broker;
 mod measure;
 mod suites;
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use anyhow::ensure;
@@ -23,11 +24,21 @@ pub use measure::{Better, Row, Side};
 pub struct Bench {
     lab: Lab,
     python: Python,
-    regatta: Regatta,
+    regatta: OnceCell<Regatta>,
     /// How often each side is measured.
     rounds: usize,
     /// Small inputs, for a look at whether everything works.
     quick: bool,
+}
+
+impl Bench {
+    /// The built binary; built when the first row wants it.
+    fn regatta(&self) -> anyhow::Result<&Regatta> {
+        if self.regatta.get().is_none() {
+            let _ = self.regatta.set(Regatta::build(&self.lab)?);
+        }
+        Ok(self.regatta.get().expect("it was just set"))
+    }
 }
 
 type Measure = fn(&Bench) -> anyhow::Result<Vec<Row>>;
@@ -54,8 +65,7 @@ pub fn run(root: &Path, only: Option<&str>, quick: bool) -> anyhow::Result<bool>
     ensure!(only.is_none_or(|only| names.contains(&only)), "no such row; rows are {}", names.join(", "));
     let lab = Lab::open(root)?;
     let python = lab.python()?;
-    let regatta = Regatta::build(&lab)?;
-    let bench = Bench { lab, python, regatta, rounds: if quick { 1 } else { 3 }, quick };
+    let bench = Bench { lab, python, regatta: OnceCell::new(), rounds: if quick { 1 } else { 3 }, quick };
     line(&Row::head());
     let mut rows = Vec::new();
     for (_, measure) in GROUPS.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {

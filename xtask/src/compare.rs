@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use regatta_testbed::Node;
 
 use crate::container::{Base, Container};
 use crate::lab::Lab;
-use crate::node::Node;
 use crate::process::{Running, command, finish};
 use crate::regatta::{Project, Regatta, Show, forget_runs};
 use crate::say::line;
@@ -69,9 +69,9 @@ fn networkx(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<(
     table.row("networkx", "embedded, 2 slots", &plain, &embedded(regatta, &project)?);
     // The second run hands out remembered tests instead of whole files.
     table.row("networkx", "embedded, 2 slots, remembered", &plain, &again(regatta, &project)?);
-    let node = Node::start()?;
-    let workers = ["one", "two"].map(|name| Running::start(regatta.worker(&project, node.url(), name)));
-    let ours = spread(regatta, &project, node.url());
+    let node = Node::start();
+    let workers = ["one", "two"].map(|name| Running::start(regatta.worker(&project, &node.url(), name)));
+    let ours = spread(regatta, &project, &node.url());
     drop(workers.into_iter().collect::<anyhow::Result<Vec<_>>>()?);
     table.row("networkx", "RabbitMQ, 2 workers", &plain, &ours?);
     Ok(())
@@ -82,11 +82,11 @@ fn itertools(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<
     let theirs = nextest(&project)?;
     table.reference("itertools", "cargo-nextest", &theirs);
     table.row("itertools", "embedded, 2 slots", &theirs, &embedded(regatta, &project)?);
-    let node = Node::start()?;
-    let worker = Running::start(regatta.worker(&project, node.url(), "host"))?;
+    let node = Node::start();
+    let worker = Running::start(regatta.worker(&project, &node.url(), "host"))?;
     let base = Base::debian(lab)?;
-    let container = Container::worker(&base, regatta, &project, node.url(), "container")?;
-    let ours = spread(regatta, &project, node.url());
+    let container = Container::worker(&base, regatta, &project, &node.url(), "container")?;
+    let ours = spread(regatta, &project, &node.url());
     drop((worker, container));
     table.row("itertools", "RabbitMQ, 1 worker, 1 container", &theirs, &ours?);
     Ok(())

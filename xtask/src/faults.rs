@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
+use regatta_testbed::Node;
 
 use crate::compare::plain_pytest;
 use crate::lab::Lab;
-use crate::node::Node;
 use crate::process::Running;
 use crate::regatta::{Project, Regatta, forget_runs};
 use crate::say::line;
@@ -99,13 +99,13 @@ impl Scene {
     }
 
     fn worker(&self, node: &Node, name: &str) -> anyhow::Result<Running> {
-        Running::start(self.regatta.worker(&self.project, node.url(), name))
+        Running::start(self.regatta.worker(&self.project, &node.url(), name))
     }
 
     /// Starts the run, and waits until it is in full swing.
     fn underway(&self, node: &Node) -> anyhow::Result<Running> {
         forget_runs(&self.project.folder)?;
-        let mut run = Running::start(self.regatta.run_on(&self.project, node.url(), 2))?;
+        let mut run = Running::start(self.regatta.run_on(&self.project, &node.url(), 2))?;
         let mut finished = 0;
         run.wait_for(RUN_MAX, |line| {
             finished += usize::from(line.contains("\"attempt_finished\""));
@@ -131,7 +131,7 @@ impl Scene {
 }
 
 fn worker_killed(scene: &Scene) -> anyhow::Result<String> {
-    let node = Node::start()?;
+    let node = Node::start();
     let (one, two) = (scene.worker(&node, "one")?, scene.worker(&node, "two")?);
     let run = scene.underway(&node)?;
     one.signal(Signal::SIGKILL)?;
@@ -142,10 +142,10 @@ fn worker_killed(scene: &Scene) -> anyhow::Result<String> {
 }
 
 fn broker_killed(scene: &Scene) -> anyhow::Result<String> {
-    let mut node = Node::start()?;
+    let mut node = Node::start();
     let workers = (scene.worker(&node, "one")?, scene.worker(&node, "two")?);
     let run = scene.underway(&node)?;
-    node.kill_and_restart()?;
+    node.kill_and_restart();
     let story = scene.as_undisturbed(run)?;
     drop(workers);
     ensure!(story.brokers_lost > 0, "the run didn't say that the broker was lost");
@@ -153,7 +153,7 @@ fn broker_killed(scene: &Scene) -> anyhow::Result<String> {
 }
 
 fn worker_frozen(scene: &Scene) -> anyhow::Result<String> {
-    let node = Node::start()?;
+    let node = Node::start();
     let (one, two) = (scene.worker(&node, "one")?, scene.worker(&node, "two")?);
     let mut run = scene.underway(&node)?;
     one.signal(Signal::SIGSTOP)?;
@@ -166,7 +166,7 @@ fn worker_frozen(scene: &Scene) -> anyhow::Result<String> {
 }
 
 fn nobody_works(scene: &Scene) -> anyhow::Result<String> {
-    let node = Node::start()?;
+    let node = Node::start();
     let workers = (scene.worker(&node, "one")?, scene.worker(&node, "two")?);
     let mut run = scene.underway(&node)?;
     drop(workers);

@@ -16,7 +16,6 @@ pub mod verdicts;
 
 pub mod container;
 pub mod lab;
-pub mod node;
 pub mod process;
 pub mod readme;
 pub mod regatta;

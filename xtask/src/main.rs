@@ -43,8 +43,8 @@ enum Command {
 
 /// Keeps a node up for experiments, for as long as somebody holds our standard input open.
 fn node() -> anyhow::Result<bool> {
-    let node = xtask::node::Node::start()?;
-    xtask::say::line(node.url());
+    let node = regatta_testbed::Node::start();
+    xtask::say::line(&node.url());
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     Ok(true)
 }

@@ -150,7 +150,8 @@ impl Running {
                     bail!("{}: still waiting after {limit:?}; last lines:\n{}", self.what, self.last())
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("{}: its output ended; last lines:\n{}", self.what, self.last())
+                    let said = self.stderr.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+                    bail!("{}: its output ended; last lines:\n{}\n{}", self.what, self.last(), tail(&said))
                 }
             }
         }

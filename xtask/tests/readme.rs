@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use regatta_testbed::Node;
 use xtask::house_root;
 use xtask::lab::Lab;
-use xtask::node::Node;
 use xtask::process::{command, finish};
 use xtask::readme::{Block, blocks, check, script};
 
@@ -25,7 +25,7 @@ fn every_command_of_the_readme_does_what_it_shows() {
     let lab = Lab::open(&house_root()).expect("the laboratory can be opened");
     let regatta = lab.test_binary("regatta-cli", "regatta").expect("regatta builds");
     let python = lab.python().expect("the Python environment of the laboratory");
-    let node = Node::start().expect("a RabbitMQ node");
+    let node = Node::start();
     let folder = lab.folder().join("readme");
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).expect("a folder");

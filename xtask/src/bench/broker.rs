@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use regatta_testbed::Node;
 
 use super::Bench;
 use super::measure::{Better, Reach, Row, Side};
-use crate::node::Node;
 use crate::process::{Running, command, finish};
 
 /// The longest that one measurement may take.
@@ -49,7 +49,7 @@ impl<'a> Callers<'a> {
     }
 
     fn ready(&self, binary: &Path, node: &Node) -> anyhow::Result<Running> {
-        let mut worker = Running::start(self.rust(binary, &["worker", node.url()]))?;
+        let mut worker = Running::start(self.rust(binary, &["worker", &node.url()]))?;
         worker.wait_for(READY_MAX, |line| line == "ready")?;
         Ok(worker)
     }
@@ -87,12 +87,12 @@ struct Ask {
 /// Regatta, the limit, and each of Python's pools, in turns: `[regatta, limit, prefork, threads]`.
 fn measure(bench: &Bench, ask: &Ask) -> anyhow::Result<[Side; 4]> {
     let callers = Callers::build(bench)?;
-    let node = Node::start()?;
+    let node = Node::start();
     let mut sides: [Side; 4] = std::array::from_fn(|_| Side::default());
     for _ in 0..bench.rounds {
         for (side, binary) in [(0, &callers.noop), (1, &callers.bare)] {
             let worker = callers.ready(binary, &node)?;
-            sides[side].add(number(callers.rust(binary, &[ask.measure, node.url(), ask.ours]))?);
+            sides[side].add(number(callers.rust(binary, &[ask.measure, &node.url(), ask.ours]))?);
             drop(worker);
         }
         for (side, pool) in POOLS.iter().enumerate() {
@@ -155,7 +155,7 @@ pub(super) fn roundtrip(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 /// How soon a worker is ready, and what it holds of memory when it idles.
 pub(super) fn worker(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let callers = Callers::build(bench)?;
-    let node = Node::start()?;
+    let node = Node::start();
     let mut sides: [Side; 4] = std::array::from_fn(|_| Side::default());
     for _ in 0..bench.rounds {
         let worker = callers.ready(&callers.noop, &node)?;
@@ -163,8 +163,8 @@ pub(super) fn worker(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         sides[1].add(resident_megabytes(worker.id())?);
         drop(worker);
         let arguments = ["-A", "noop", "worker", "-c", "2", "-P", "prefork", "-l", "info"];
-        let mut python = callers.python(&node, "sh", &["-c", "exec \"$0\" \"$@\" 2>&1", "celery"]);
-        python.args(arguments);
+        // Its log, which says when it is ready, goes to standard error.
+        let python = callers.python(&node, "celery", &arguments);
         let mut worker = Running::start(python)?;
         worker.wait_for(READY_MAX, |line| line.contains(" ready."))?;
         sides[2].add(worker.began().elapsed().as_secs_f64());

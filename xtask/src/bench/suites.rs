@@ -35,7 +35,7 @@ pub(super) fn commands(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Side::default(), Side::default());
     for _ in 0..bench.rounds {
         forget_runs(&folder)?;
-        let done = finish(bench.regatta.run_embedded(&project, 2, Show::Text), RUN_MAX)?;
+        let done = finish(bench.regatta()?.run_embedded(&project, 2, Show::Text), RUN_MAX)?;
         ours.add(seconds(&done.expect_code("regatta run", &[0])?));
         let mut xargs = command("sh", &folder);
         xargs.args(["-c", &format!("seq {count} | xargs -P2 -n1 true")]);
@@ -65,12 +65,12 @@ fn pytest(bench: &Bench, folder: &Path, arguments: &[&str]) -> Command {
     pytest
 }
 
-fn regatta_run(bench: &Bench, project: &Project, slots: usize) -> Command {
-    let mut run = bench.regatta.run_embedded(project, slots, Show::Text);
+fn regatta_run(bench: &Bench, project: &Project, slots: usize) -> anyhow::Result<Command> {
+    let mut run = bench.regatta()?.run_embedded(project, slots, Show::Text);
     if bench.quick {
         run.args(["--filter", "networkx/utils/*"]);
     }
-    run
+    Ok(run)
 }
 
 /// The wall time of the whole suite at two slots: the first run, which knows nothing, and the second.
@@ -81,7 +81,7 @@ pub(super) fn networkx_wall(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     for _ in 0..bench.rounds {
         forget_runs(&project.folder)?;
         for side in [&mut first, &mut second] {
-            let done = finish(regatta_run(bench, &project, 2), RUN_MAX)?;
+            let done = finish(regatta_run(bench, &project, 2)?, RUN_MAX)?;
             side.add(seconds(&done.expect_code("regatta run", &[0, 1])?));
         }
         let done = finish(pytest(bench, &project.folder, &["-n", "2"]), RUN_MAX)?;
@@ -115,7 +115,7 @@ pub(super) fn networkx_first(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         let (mut ours, mut theirs) = (Side::default(), Side::default());
         for _ in 0..bench.rounds {
             forget_runs(&project.folder)?;
-            ours.add(first_result(bench.regatta.run_embedded(&project, slots, Show::Events), |line| {
+            ours.add(first_result(bench.regatta()?.run_embedded(&project, slots, Show::Events), |line| {
                 line.contains("\"attempt_finished\"")
             })?);
             let workers = slots.to_string();
@@ -150,7 +150,7 @@ pub(super) fn networkx_cpu(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let (mut ours, mut theirs, mut plain) = (Side::default(), Side::default(), Side::default());
     for _ in 0..bench.rounds {
         forget_runs(&project.folder)?;
-        ours.add(processor_seconds(regatta_run(bench, &project, 8))?);
+        ours.add(processor_seconds(regatta_run(bench, &project, 8)?)?);
         theirs.add(processor_seconds(pytest(bench, &project.folder, &["-n", "8"]))?);
         plain.add(processor_seconds(pytest(bench, &project.folder, &["-p", "no:xdist"]))?);
     }
@@ -192,19 +192,19 @@ pub(super) fn itertools(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         }
         nextest
     };
-    let regatta = || {
-        let mut run = bench.regatta.run_embedded(&project, 2, Show::Text);
+    let regatta = || -> anyhow::Result<Command> {
+        let mut run = bench.regatta()?.run_embedded(&project, 2, Show::Text);
         if bench.quick {
             run.args(["--filter", "*zip*"]);
         }
-        run
+        Ok(run)
     };
     // Both build once, unmeasured.
     finish(nextest(), RUN_MAX)?.expect_code("cargo nextest", &[0, 100])?;
-    finish(regatta(), RUN_MAX)?.expect_code("regatta run", &[0, 1])?;
+    finish(regatta()?, RUN_MAX)?.expect_code("regatta run", &[0, 1])?;
     let (mut ours, mut theirs) = (Side::default(), Side::default());
     for _ in 0..bench.rounds {
-        ours.add(seconds(&finish(regatta(), RUN_MAX)?.expect_code("regatta run", &[0, 1])?));
+        ours.add(seconds(&finish(regatta()?, RUN_MAX)?.expect_code("regatta run", &[0, 1])?));
         theirs.add(seconds(&finish(nextest(), RUN_MAX)?.expect_code("cargo nextest", &[0, 100])?));
     }
     Ok(vec![Row {

@@ -25,8 +25,9 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("worker", &["adapters", "celery", "model", "sandbox"]),
 ];
 
-/// Drives the built binaries from outside. What it may use of ours is what it measures as a library.
-const XTASK: &[&str] = &["celery"];
+/// Drives the built binaries from outside. What it may use of ours is what it measures as a library, and the test bed's
+/// brokers.
+const XTASK: &[&str] = &["celery", "testbed"];
 
 /// Packages that have one user, and who that is. `xtask` has the bare loop that benchmarks compare with.
 const RESERVED: [(&str, &[&str]); 6] = [
