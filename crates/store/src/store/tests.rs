@@ -1,0 +1,103 @@
+use regatta_model::{Attempt, Lease, Record, TestRecord, Token};
+
+use super::*;
+
+fn run(name: &str, tests: &[(&str, &[(Outcome, u64)])]) -> RunRecord {
+    let tests = tests.iter().map(|(test, attempts)| TestRecord {
+        test: TestId::new("s", *test),
+        unit: Some(Unit { suite: "s".into(), name: "file".into() }),
+        attempts: (1..)
+            .zip(*attempts)
+            .map(|(number, (outcome, took))| attempt(number, *outcome, *took))
+            .collect(),
+    });
+    let mut record = RunRecord::default();
+    record.run = Some(name.into());
+    record.tests = tests.collect();
+    record
+}
+
+fn attempt(number: u32, outcome: Outcome, took: u64) -> Attempt {
+    Attempt {
+        number,
+        token: Token(1),
+        batch: "b".into(),
+        lease: Lease(1),
+        worker: Some("w@h".into()),
+        judgement: Judgement::Outcome(outcome),
+        record: Some(Record::new(outcome, Time(0), took)),
+    }
+}
+
+fn open(folder: &tempfile::TempDir) -> Store {
+    Store::open(&folder.path().join("store.db")).unwrap()
+}
+
+#[test]
+fn the_next_run_learns_durations_of_good_attempts_and_what_failed_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder);
+    for (n, took) in (0..).zip([10, 20, 30, 40, 50, 60, 70, 80, 90, 1000]) {
+        let late: &[_] =
+            if n == 9 { &[(Outcome::Failed, 5), (Outcome::Passed, 7)] } else { &[(Outcome::Failed, 3)] };
+        store.keep(&run(&format!("r{n}"), &[("a", &[(Outcome::Passed, took)]), ("b", late)])).unwrap();
+    }
+    store.keep(&run("r10", &[("c", &[(Outcome::TimedOut, 44)])])).unwrap();
+    drop(store);
+    let known = open(&folder).knowledge().unwrap();
+    // The oldest run has no say any more.
+    assert_eq!(known.tests[&TestId::new("s", "a")], Known { p90_us: 1000, failed_last: false });
+    assert_eq!(known.tests[&TestId::new("s", "b")], Known { p90_us: 7, failed_last: false });
+    assert_eq!(known.tests[&TestId::new("s", "c")], Known { p90_us: 44, failed_last: true });
+    let unit = Unit { suite: "s".into(), name: "file".into() };
+    assert_eq!(known.units[&unit], Known { p90_us: 1051, failed_last: true });
+}
+
+#[test]
+fn nine_of_ten_attempts_stay_below() {
+    let mut history = History::default();
+    (1..=10).for_each(|took| history.add(true, Some(took)));
+    assert_eq!(history.known().p90_us, 9);
+}
+
+#[test]
+fn a_unit_is_remembered_under_its_digest_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder);
+    let unit = Unit { suite: "s".into(), name: "file".into() };
+    let names = vec!["a".to_owned(), "b".to_owned()];
+    store.remember_units(&[(unit.clone(), "d1".into(), names.clone())]).unwrap();
+    assert_eq!(store.unit_tests(&unit, &"d1".into()).unwrap(), Some(names));
+    assert_eq!(store.unit_tests(&unit, &"d2".into()).unwrap(), None);
+}
+
+#[test]
+fn old_runs_are_forgotten_with_their_attempts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder);
+    for n in 0..RUNS_KEPT_MAX + 20 {
+        store.keep(&run(&format!("r{n:03}"), &[(&format!("t{n}"), &[(Outcome::Passed, 1)])])).unwrap();
+    }
+    let runs = store.runs(1000).unwrap();
+    assert_eq!(runs.len(), RUNS_KEPT_MAX);
+    assert_eq!(runs[0].run, RunId::from("r119"));
+    let count = |table: &str| -> usize {
+        store.db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((count("attempts"), count("tests")), (RUNS_KEPT_MAX, RUNS_KEPT_MAX));
+}
+
+#[test]
+fn a_newer_or_damaged_file_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    open(&folder).db.pragma_update(None, "user_version", 99).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+    let damaged = folder.path().join("damaged.db");
+    std::fs::write(&damaged, "this is no database, but it is long enough to be read as one. ".repeat(40))
+        .unwrap();
+    let error = Store::open(&damaged).unwrap_err();
+    assert!(matches!(error, StoreError::Unusable { .. }), "{error}");
+    assert!(error.to_string().contains("remove it"), "{error}");
+}
