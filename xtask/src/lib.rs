@@ -18,6 +18,7 @@ pub mod container;
 pub mod lab;
 pub mod process;
 pub mod readme;
+pub mod record;
 pub mod regatta;
 pub mod say;
 

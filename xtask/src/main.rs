@@ -1,5 +1,6 @@
 //! `cargo xtask`: what developers run. `cargo xtask help` lists it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,14 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Runs a command in a terminal and draws what stands on it at the end, for the README
+    Record {
+        /// The SVG file to write
+        out: PathBuf,
+        /// The command
+        #[arg(trailing_var_arg = true)]
+        command: Vec<String>,
+    },
     /// Starts a RabbitMQ node of its own, prints its URL, and ends it when standard input ends
     Node,
 }
@@ -55,6 +64,7 @@ fn main() -> ExitCode {
         Command::Compare { only } => xtask::compare::run(&house_root(), only.as_deref()),
         Command::Faults { only } => xtask::faults::run(&house_root(), only.as_deref()),
         Command::Bench { only, quick } => xtask::bench::run(&house_root(), only.as_deref(), quick),
+        Command::Record { out, command } => xtask::record::run(&out, &command),
         Command::Node => node(),
     };
     match done {
