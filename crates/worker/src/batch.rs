@@ -114,7 +114,8 @@ impl BatchTask {
 
     /// Gives the batch to a slot and tells what happens, until its end or that of its lease.
     ///
-    /// When the task is revoked with termination, Celery's side drops this future; that kills what runs.
+    /// When the task is revoked with termination, Celery's side drops this future, which kills what runs, and tells the
+    /// dispatcher `REVOKED`: a cancel is a cancel for every Celery peer that looks.
     async fn tell(
         &self,
         context: Context,
@@ -129,12 +130,10 @@ impl BatchTask {
         let job = Job { order, adapter, cancel: cancel.0.clone(), outbox: Arc::clone(&outbox) };
         let mut end = pin!(self.inner.pool.run(job).fuse());
         let mut publishing = OptionFuture::from(None);
-        let revoked = voice.context.revoked();
         loop {
             let wake = tokio::time::sleep_until(lease.wake_at(outbox.waiting()).into());
             let input = tokio::select! {
                 biased;
-                () = revoked.cancelled() => return BatchEnd::Cancelled,
                 Some(told) = &mut publishing => {
                     publishing = OptionFuture::from(None);
                     voice.told(told)

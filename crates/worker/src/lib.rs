@@ -20,4 +20,4 @@ mod warm;
 pub use batch::{BatchTask, PROGRESS};
 pub use execute::execute;
 pub use regatta_sandbox::{BaseEnv, Cancel, Fence, SandboxError};
-pub use run::{DELIVERY_LIMIT, RunError, WorkerConfig, run};
+pub use run::{RunError, WorkerConfig, run};

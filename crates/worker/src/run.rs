@@ -6,7 +6,7 @@ use std::sync::Arc;
 use regatta_adapters::Adapter;
 use regatta_celery::transport::{Broker, Exchange, Queue, Topology, TransportError};
 use regatta_celery::{App, Prefetch, ResultRoute, WorkerEnd, WorkerError, WorkerOptions};
-use regatta_model::RESULTS_EXCHANGE;
+use regatta_model::{DELIVERY_LIMIT, RESULTS_EXCHANGE};
 use regatta_sandbox::Fence;
 use tokio_util::sync::CancellationToken;
 
@@ -49,10 +49,6 @@ pub enum RunError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
 }
-
-/// How often RabbitMQ may deliver a batch before it drops it: a backstop. Whether a batch is run again is the
-/// dispatcher's to say, and a worker gives a redelivered one back unrun.
-pub const DELIVERY_LIMIT: u32 = 20;
 
 /// The first part of the routing key where the broker knows no users.
 const NO_USER: &str = "local";

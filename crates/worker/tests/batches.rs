@@ -220,10 +220,24 @@ async fn a_revoked_batch_is_killed_and_its_slot_free() {
         };
         assert_eq!(say(&progress.facts), ["started sleep 1000"]);
         ground.client.revoke(&id, true).await.unwrap();
-        let (facts, report) = ground.follow(&id).await;
-        assert_eq!((facts, report.end), (vec![], BatchEnd::Cancelled), "{suite}");
+        let end = ground.next().await;
+        assert_eq!((end.task_id, end.status), (id, State::Revoked), "{suite}");
         let (facts, _) = ground.batch(&order(suite, &["true"])).await;
         assert_eq!(say(&facts), ["started true", "passed true"], "{suite}");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_worker_leaves_no_process() {
+    for suite in ["scripts", "peer"] {
+        let ground = Ground::new().await;
+        let working = ground.work("regatta-1@here", 1);
+        let mut sleeper = ground.sleeper();
+        ground.send(&order(suite, &[sleeper.script])).await;
+        sleeper.await_begin().await;
+        working.kill.cancel();
+        assert_eq!(working.end().await, WorkerEnd::Killed);
+        sleeper.await_end().await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! A worker on an embedded broker, two small adapters, and a dispatcher's view of what comes back.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use regatta_model::{
     RESULTS_EXCHANGE, Record, RunId, Suite, TASK_NAME, Token, Unit,
 };
 use regatta_worker::{BaseEnv, Fence, RunError, WorkerConfig};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +43,10 @@ pub(crate) struct Working {
 
 impl Ground {
     pub(crate) async fn new() -> Self {
-        let broker = Broker::embedded();
+        Self::on(Broker::embedded()).await
+    }
+
+    pub(crate) async fn on(broker: Broker) -> Self {
         let exchange = Topology::default().exchange(Exchange::topic(RESULTS_EXCHANGE).durable());
         broker.declare(&exchange).await.unwrap();
         let route = ReplyRoute {
@@ -54,6 +59,23 @@ impl Ground {
         broker.declare(&queue).await.unwrap();
         let (client, replies) = Client::with_reply(&broker, ClientOptions::default(), route).await.unwrap();
         Self { broker, client, replies, tree: tempfile::tempdir().unwrap() }
+    }
+
+    /// A tree of processes that sleeps and ignores SIGTERM, and a look at it.
+    pub(crate) fn sleeper(&self) -> Sleeper {
+        let fifo = self.tree.path().join("trace");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success());
+        let (tell, began) = oneshot::channel();
+        let dead = tokio::task::spawn_blocking(move || {
+            let mut trace = std::fs::File::open(fifo).unwrap();
+            trace.read_exact(&mut [0]).unwrap();
+            tell.send(()).unwrap();
+            trace.read_to_end(&mut Vec::new()).unwrap();
+        });
+        let script =
+            "exec 9>trace; trap '' TERM; setsid sh -c 'echo >&9; sleep 1000; true' & sleep 1000; true";
+        Sleeper { script, began, dead }
     }
 
     pub(crate) fn config(&self, name: &str, slots: usize) -> WorkerConfig {
@@ -116,6 +138,25 @@ impl Ground {
 impl Working {
     pub(crate) async fn end(self) -> WorkerEnd {
         tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").unwrap().unwrap()
+    }
+}
+
+/// See [`Ground::sleeper`].
+pub(crate) struct Sleeper {
+    pub(crate) script: &'static str,
+    began: oneshot::Receiver<()>,
+    dead: JoinHandle<()>,
+}
+
+impl Sleeper {
+    /// Waits until all of it has begun.
+    pub(crate) async fn await_begin(&mut self) {
+        tokio::time::timeout(PATIENCE, &mut self.began).await.expect("it begins").unwrap();
+    }
+
+    /// Waits until nothing of it is alive.
+    pub(crate) async fn await_end(self) {
+        tokio::time::timeout(PATIENCE, self.dead).await.expect("all of it dies").unwrap();
     }
 }
 
@@ -204,6 +245,9 @@ impl TestProcess for Script {
         match test {
             "no such test" => Err(AdapterError::NotPrepared(format!("{test}!"))),
             "no such program" => Ok(Invocation { program: "no-such-program".into(), ..shell(&self.0, "") }),
+            bare if bare.starts_with("bare") => {
+                Ok(Invocation { program: "true".into(), args: vec![], ..shell(&self.0, "") })
+            }
             "panic" => panic!("the adapter's own fault"),
             script => Ok(shell(&self.0, script)),
         }

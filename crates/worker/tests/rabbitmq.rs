@@ -1,0 +1,42 @@
+//! The same worker over RabbitMQ, and what it does when RabbitMQ falls silent.
+
+#![expect(clippy::unwrap_used, reason = "the whole file is a test")]
+
+mod ground;
+
+use regatta_celery::transport::{Broker, ConnectOptions};
+use regatta_model::BatchEnd;
+use regatta_testbed::Node;
+
+use crate::ground::{Ground, order, say};
+
+async fn ground(node: &Node) -> Ground {
+    let url = node.url().parse().unwrap();
+    Ground::on(Broker::connect(&url, ConnectOptions::default()).await.unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_over_rabbitmq_and_a_worker_that_cannot_tell_kills_what_it_runs() {
+    let node = tokio::task::spawn_blocking(Node::start).await.unwrap();
+    let mut ground = ground(&node).await;
+    let _working = ground.work("regatta-1@here", 1);
+    for suite in ["scripts", "peer"] {
+        let (facts, report) = ground.batch(&order(suite, &["true", "exit 1", "true ."])).await;
+        let said = say(&facts);
+        assert_eq!(
+            (said.len(), said[1].as_str(), &report.end),
+            (6, "passed true", &BatchEnd::Done),
+            "{suite}"
+        );
+    }
+
+    let mut sleeper = ground.sleeper();
+    let mut order = order("scripts", &[sleeper.script]);
+    order["beat_ms"] = 200.into();
+    order["test_timeout_ms"] = 1_000_000.into();
+    ground.send(&order).await;
+    sleeper.await_begin().await;
+    node.freeze();
+    sleeper.await_end().await;
+    node.thaw();
+}
