@@ -2,10 +2,20 @@
 //! back.
 //!
 //! This crate executes nothing itself: it describes an [`Invocation`] and reads an [`Ended`]. It must not know queues,
-//! workers or how a process is fenced.
+//! workers or how a process is fenced, and it reads no environment: what comes from there is in a configuration.
 
+mod cargo;
+mod commands;
+mod digest;
+mod pytest;
+mod recognise;
 mod seam;
+mod text;
 
+pub use cargo::{Cargo, CargoConfig};
+pub use commands::{COMMANDS_MAX, Commands, CommandsConfig, parse_commands};
+pub use pytest::{Pytest, PytestConfig};
+pub use recognise::{Framework, detect, recognise};
 pub use seam::{
     Adapter, AdapterError, Ended, Exit, Invocation, Listing, ListingStep, Runner, TestProcess, WarmFact,
     WarmSession,

@@ -1,0 +1,200 @@
+//! pytest: files are listed without importing them, and run by a warm process that collects each when it is first asked
+//! for.
+//!
+//! The process runs `plugin.py`, which is part of this binary and reaches the interpreter through its environment, so
+//! that nothing is written into the tree. `PYTHONHASHSEED` is fixed, since tests that are parametrised by a set must have
+//! the same names in every process; a configuration that sets it has its way.
+//!
+//! What it can't do: an `addopts` line that asks for a choice over the whole run (`--lf`, `-x`, `-n`, `--splits`) has no
+//! meaning for a part of it and is taken back or applies file by file. Fixtures of a session are set up once in each
+//! process, and torn down when it ends; that a test of another file is then named for their failure isn't possible.
+
+mod listing;
+mod session;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use regatta_model::{Digest, Suite, SuiteName, Unit};
+
+use crate::digest;
+use crate::seam::{Adapter, AdapterError, Invocation, Listing, Runner};
+use listing::PytestListing;
+use session::PytestSession;
+
+/// The plugin's source.
+const PLUGIN: &str = include_str!("plugin.py");
+
+/// What the interpreter runs: the source that its environment holds. It is taken out of the environment at once.
+const BOOTSTRAP: &str =
+    "import os; exec(compile(os.environ.pop('REGATTA_PYTEST_PLUGIN'), '<regatta>', 'exec'))";
+
+/// Files of the tree's root that may change what a file's tests are.
+const SETTINGS: [&str; 7] =
+    ["pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "pyproject.toml", "tox.ini", "setup.cfg"];
+
+/// What a pytest suite is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PytestConfig {
+    /// The suite's name.
+    pub suite: SuiteName,
+    /// The folder in which pytest is started.
+    pub tree: PathBuf,
+    /// The interpreter: a path, relative to the tree where it is one, or a name on `PATH`. None for the tree's `.venv` or
+    /// `venv`, or else `python3`.
+    pub python: Option<PathBuf>,
+    /// Options for pytest, such as `-m`, `not slow`.
+    pub args: Vec<String>,
+    /// Files and folders; none for what the project's own configuration says.
+    pub paths: Vec<String>,
+    /// Variables to set.
+    pub env: Vec<(String, String)>,
+}
+
+impl PytestConfig {
+    /// A suite named `pytest` as it is without configuration.
+    #[must_use]
+    pub fn new(tree: &Path) -> Self {
+        Self {
+            suite: "pytest".into(),
+            tree: tree.to_owned(),
+            python: None,
+            args: Vec::new(),
+            paths: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    fn interpreter(&self, tree: &Path) -> PathBuf {
+        match &self.python {
+            Some(python) if python.is_relative() && python.components().count() > 1 => tree.join(python),
+            Some(python) => python.clone(),
+            None => [".venv/bin/python", "venv/bin/python"]
+                .into_iter()
+                .map(|place| tree.join(place))
+                .find(|python| python.exists())
+                .unwrap_or_else(|| PathBuf::from("python3")),
+        }
+    }
+
+    /// The command of both modes; with the descriptors in its environment it serves, without them it lists.
+    fn invocation(&self, tree: &Path, folder: Option<&Path>) -> Invocation {
+        let arguments: Vec<&String> = self.args.iter().chain(&self.paths).collect();
+        let arguments = serde_json::Value::from(arguments.into_iter().cloned().collect::<Vec<String>>());
+        let mut env = vec![("PYTHONHASHSEED".to_owned(), "0".to_owned())];
+        env.retain(|(name, _)| self.env.iter().all(|(set, _)| set != name));
+        env.extend(self.env.iter().cloned());
+        env.push(("REGATTA_PYTEST_PLUGIN".to_owned(), PLUGIN.to_owned()));
+        env.push(("REGATTA_PYTEST_ARGS".to_owned(), arguments.to_string()));
+        if let Some(folder) = folder {
+            env.push(("REGATTA_PYTEST_FOLDER".to_owned(), folder.to_string_lossy().into_owned()));
+        }
+        Invocation {
+            program: self.interpreter(tree),
+            args: vec!["-c".to_owned(), BOOTSTRAP.to_owned()],
+            cwd: tree.to_owned(),
+            env,
+            stdin: Vec::new(),
+        }
+    }
+}
+
+/// A pytest suite.
+#[derive(Debug, Clone)]
+pub struct Pytest {
+    config: Arc<PytestConfig>,
+    /// pytest's root folder, from which it names files, once it was listed.
+    root: Arc<OnceLock<PathBuf>>,
+}
+
+impl Pytest {
+    /// Makes the suite.
+    #[must_use]
+    pub fn new(config: PytestConfig) -> Self {
+        Self { config: Arc::new(config), root: Arc::default() }
+    }
+}
+
+impl Adapter for Pytest {
+    fn suite(&self) -> Suite {
+        Suite { name: self.config.suite.clone(), adapter: "pytest".to_owned() }
+    }
+
+    fn list(&self) -> Box<dyn Listing> {
+        Box::new(PytestListing::new(Arc::clone(&self.config), Arc::clone(&self.root)))
+    }
+
+    /// The digest of the file, of every `conftest.py` above it, and of pytest's settings. What a file imports isn't in
+    /// it: a list that comes from elsewhere (a table in another module) is remembered until the file itself changes.
+    fn unit_digest(&self, unit: &Unit) -> Option<Digest> {
+        let root = self.root.get().unwrap_or(&self.config.tree);
+        let file = root.join(&unit.name);
+        if !file.is_file() {
+            return None;
+        }
+        let above = file.ancestors().skip(1).take_while(|folder| folder.starts_with(root));
+        let conftests = above.map(|folder| folder.join("conftest.py"));
+        let settings = SETTINGS.iter().map(|name| root.join(name));
+        let others = conftests.chain(settings).filter(|path| path.is_file());
+        let files: Vec<PathBuf> = std::iter::once(file.clone()).chain(others).collect();
+        digest::of_files(&files).ok()
+    }
+
+    fn runner(&self, tree: &Path, _prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+        Ok(Runner::Warm(Box::new(PytestSession::new(Arc::clone(&self.config), tree))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interpreter_is_the_trees_own_when_it_has_one() {
+        let tree = tempfile::tempdir().unwrap();
+        let mut config = PytestConfig::new(tree.path());
+        assert_eq!(config.interpreter(tree.path()), Path::new("python3"));
+        std::fs::create_dir_all(tree.path().join(".venv/bin")).unwrap();
+        std::fs::write(tree.path().join(".venv/bin/python"), "").unwrap();
+        assert_eq!(config.interpreter(tree.path()), tree.path().join(".venv/bin/python"));
+        config.python = Some("env/bin/python".into());
+        assert_eq!(config.interpreter(tree.path()), tree.path().join("env/bin/python"));
+        config.python = Some("pypy3".into());
+        assert_eq!(config.interpreter(tree.path()), Path::new("pypy3"));
+    }
+
+    #[test]
+    fn a_configured_hash_seed_has_its_way() {
+        let seeds = |config: &PytestConfig| -> Vec<String> {
+            let env = config.invocation(Path::new("/tree"), None).env;
+            env.into_iter().filter(|(name, _)| name == "PYTHONHASHSEED").map(|(_, seed)| seed).collect()
+        };
+        let mut config = PytestConfig::new(Path::new("/tree"));
+        assert_eq!(seeds(&config), ["0"]);
+        config.env.push(("PYTHONHASHSEED".into(), "random".into()));
+        assert_eq!(seeds(&config), ["random"]);
+    }
+
+    #[test]
+    fn a_digest_follows_the_file_its_conftests_and_the_settings() {
+        let tree = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
+        std::fs::create_dir_all(tree.path().join("a/b")).unwrap();
+        write("a/b/test_x.py", "1");
+        let pytest = Pytest::new(PytestConfig::new(tree.path()));
+        let digest =
+            || pytest.unit_digest(&Unit { suite: "pytest".into(), name: "a/b/test_x.py".into() }).unwrap();
+        let mut seen = vec![digest()];
+        assert_eq!(digest(), seen[0]);
+        for (name, text) in
+            [("a/b/test_x.py", "2"), ("a/conftest.py", ""), ("conftest.py", "x"), ("pytest.ini", "[pytest]")]
+        {
+            write(name, text);
+            assert!(!seen.contains(&digest()), "{name}");
+            seen.push(digest());
+        }
+        write("a/test_other.py", "x");
+        assert_eq!(digest(), seen[4]);
+        assert_eq!(pytest.unit_digest(&Unit { suite: "pytest".into(), name: "none.py".into() }), None);
+    }
+}

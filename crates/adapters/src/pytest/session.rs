@@ -1,0 +1,195 @@
+//! The warm process: requests as the plugin reads them, records as it writes them, and what is left of one that is gone.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use regatta_model::{Item, Outcome, Output, Phase, Record, Time};
+use serde::Deserialize;
+
+use super::PytestConfig;
+use crate::seam::{AdapterError, Ended, Exit, Invocation, WarmFact, WarmSession};
+use crate::text;
+
+/// How much of the output of a killed test is kept: its last part.
+const KEPT_MAX: u64 = 256 * 1024;
+
+/// A line of the record channel.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", tag = "k")]
+enum Line {
+    Ready,
+    Collected { unit: String, tests: Vec<String> },
+    Started { test: String },
+    Finished { test: String, record: Said },
+    UnitDone { unit: String },
+    Done,
+    End {},
+}
+
+/// What the plugin says of a test: a [`Record`] of which the most may be missing.
+#[derive(Deserialize)]
+struct Said {
+    outcome: Outcome,
+    native: Option<String>,
+    message: Option<String>,
+    #[serde(default)]
+    output: Output,
+    #[serde(default)]
+    phases: Vec<Phase>,
+    started: Time,
+    duration_us: u64,
+}
+
+impl From<Said> for Record {
+    fn from(said: Said) -> Self {
+        let Said { outcome, native, message, output, phases, started, duration_us } = said;
+        Self { outcome, native, message, output, phases, started, duration_us }
+    }
+}
+
+pub(super) struct PytestSession {
+    config: Arc<PytestConfig>,
+    tree: PathBuf,
+    /// Where pytest captures output, so that it outlives a killed process. None when there is no place for it.
+    folder: Option<tempfile::TempDir>,
+}
+
+impl PytestSession {
+    pub(super) fn new(config: Arc<PytestConfig>, tree: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("regatta-pytest-").tempdir().ok();
+        Self { config, tree: tree.to_owned(), folder }
+    }
+
+    /// What the test that ran last had printed into pytest's capture.
+    fn captured(&self, name: &str) -> (Vec<u8>, u64) {
+        self.folder.as_ref().and_then(|folder| tail(&folder.path().join(name)).ok()).unwrap_or_default()
+    }
+}
+
+/// The end of a file, and how many bytes come before it.
+fn tail(path: &Path) -> std::io::Result<(Vec<u8>, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let before = file.metadata()?.len().saturating_sub(KEPT_MAX);
+    file.seek(SeekFrom::Start(before))?;
+    let mut bytes = Vec::new();
+    file.take(KEPT_MAX).read_to_end(&mut bytes)?;
+    Ok((bytes, before))
+}
+
+impl WarmSession for PytestSession {
+    fn invocation(&self) -> Invocation {
+        self.config.invocation(&self.tree, self.folder.as_ref().map(tempfile::TempDir::path))
+    }
+
+    fn request(&self, items: &[Item]) -> Vec<u8> {
+        let pair = |item: &Item| match item {
+            Item::Test(name) => serde_json::json!(["test", name]),
+            Item::Unit(name) => serde_json::json!(["unit", name]),
+        };
+        let items: Vec<serde_json::Value> = items.iter().map(pair).collect();
+        serde_json::json!({ "items": items }).to_string().into_bytes()
+    }
+
+    fn record(&mut self, line: &[u8]) -> Result<Vec<WarmFact>, AdapterError> {
+        let line = serde_json::from_slice(line).map_err(|error| {
+            let head: String = String::from_utf8_lossy(line).chars().take(200).collect();
+            AdapterError::NotPrepared(format!(
+                "pytest's record channel said what isn't a record ({error}): {head}"
+            ))
+        })?;
+        Ok(vec![match line {
+            Line::Ready => WarmFact::Ready,
+            Line::Collected { unit, tests } => WarmFact::Collected { unit, tests },
+            Line::Started { test } => WarmFact::Started { test },
+            Line::Finished { test, record } => WarmFact::Finished { test, record: record.into() },
+            Line::UnitDone { unit } => WarmFact::UnitFinished { unit },
+            Line::Done => WarmFact::RequestDone,
+            Line::End {} => return Ok(Vec::new()),
+        }])
+    }
+
+    fn crashed(&self, _test: &str, ended: &Ended) -> Record {
+        let (mut stdout, before) = self.captured("stdout");
+        let (mut stderr, before_too) = self.captured("stderr");
+        stdout.extend_from_slice(&ended.stdout);
+        stderr.extend_from_slice(&ended.stderr);
+        let omitted = ended.bytes_omitted + before + before_too;
+        let mut record = text::unclean(ended, || match ended.exit {
+            Exit::Code(code) => format!("the Python process ended with exit status {code} while this ran"),
+            Exit::Signal(_) | Exit::TimedOut | Exit::Cancelled => String::new(),
+        });
+        record.output = text::output(&stdout, &stderr, omitted);
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn session() -> PytestSession {
+        PytestSession::new(Arc::new(PytestConfig::new(Path::new("/tree"))), Path::new("/tree"))
+    }
+
+    #[test]
+    fn lines_of_the_channel_are_facts() {
+        let finished = r#"{"k":"finished","test":"a::b","record":{"outcome":"skipped","native":"xfailed","started":5,
+            "duration_us":7,"phases":[{"name":"call","duration_us":3}],"output":{"text":"t"}}}"#;
+        let record = Record {
+            native: Some("xfailed".into()),
+            phases: vec![Phase { name: "call".into(), duration_us: 3 }],
+            output: Output { text: "t".into(), bytes_omitted: 0 },
+            ..Record::new(Outcome::Skipped, Time(5), 7)
+        };
+        for (line, expected) in [
+            (r#"{"k":"ready"}"#, vec![WarmFact::Ready]),
+            (r#"{"k":"done"}"#, vec![WarmFact::RequestDone]),
+            (r#"{"k":"started","test":"a"}"#, vec![WarmFact::Started { test: "a".into() }]),
+            (r#"{"k":"unit_done","unit":"a"}"#, vec![WarmFact::UnitFinished { unit: "a".into() }]),
+            (
+                r#"{"k":"collected","unit":"a","tests":["x","y"]}"#,
+                vec![WarmFact::Collected { unit: "a".into(), tests: vec!["x".into(), "y".into()] }],
+            ),
+            (finished, vec![WarmFact::Finished { test: "a::b".into(), record }]),
+            (r#"{"k":"end","error":null}"#, vec![]),
+        ] {
+            assert_eq!(session().record(line.as_bytes()).unwrap(), expected);
+        }
+        for nonsense in ["", "{}", r#"{"k":"finished","test":"a","record":{"outcome":"fine"}}"#, "\u{fffd}"] {
+            assert!(session().record(nonsense.as_bytes()).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn requests_carry_names_whatever_is_in_them() {
+        let items = [Item::Test("a.py::t[x\ny \"é\"]".into()), Item::Unit("b.py".into())];
+        let line = session().request(&items);
+        assert!(!line.contains(&b'\n'));
+        let back: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(back["items"][0][1], "a.py::t[x\ny \"é\"]");
+        assert_eq!(back["items"][1][0], "unit");
+    }
+
+    #[test]
+    fn what_a_killed_test_had_printed_is_kept() {
+        let session = session();
+        std::fs::write(session.folder.as_ref().unwrap().path().join("stdout"), "half a line").unwrap();
+        let ended = Ended {
+            exit: Exit::Code(0),
+            stdout: b" and raw".to_vec(),
+            stderr: b"fault".to_vec(),
+            bytes_omitted: 0,
+            started: Time(1),
+            duration: Duration::from_millis(2),
+            leaked: 0,
+        };
+        let record = session.crashed("a", &ended);
+        assert_eq!(record.outcome, Outcome::Crashed, "exit status 0 in the midst of a test is no pass");
+        assert_eq!(record.output.text, "half a line and raw\n--- stderr ---\nfault");
+        let late = session.crashed("a", &Ended { exit: Exit::TimedOut, ..ended });
+        assert_eq!(late.outcome, Outcome::TimedOut);
+    }
+}
