@@ -178,7 +178,7 @@ pub(super) fn modules_say_what_they_are(house: &House) -> Vec<Problem> {
         .files
         .iter()
         .filter(rust)
-        .filter(|file| file.path.contains("/src/") && !file.path.contains("/fixtures/"))
+        .filter(|file| file.path.contains("/src/") && !file.path.ends_with("/tests.rs"))
         .filter(|file| !file.text.trim_start().starts_with("//!"))
         .map(|file| {
             Problem::new("module", &file.path, "begin it with //!: what it is for, what it must not know")
