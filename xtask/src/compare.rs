@@ -81,16 +81,16 @@ fn networkx(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<(
 
 fn itertools(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<()> {
     let project = Project { folder: lab.itertools("regatta")?, python: None };
-    let theirs = with_plain_names(&nextest(&project)?);
+    let theirs = nextest(&project)?;
     table.reference("itertools", "cargo-nextest", &theirs);
-    table.row("itertools", "embedded, 2 slots", &theirs, &with_plain_names(&embedded(regatta, &project)?));
+    table.row("itertools", "embedded, 2 slots", &theirs, &embedded(regatta, &project)?);
     let node = Node::start();
     let worker = Running::start(regatta.worker(&project, &node.url(), "host"))?;
     let base = Base::debian(lab)?;
     let container = Container::worker(&base, regatta, &project, &node.url(), "container")?;
     let ours = spread(regatta, &project, &node.url());
     drop((worker, container));
-    table.row("itertools", "RabbitMQ, 1 worker, 1 container", &theirs, &with_plain_names(&ours?));
+    table.row("itertools", "RabbitMQ, 1 worker, 1 container", &theirs, &ours?);
     Ok(())
 }
 

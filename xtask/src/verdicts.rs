@@ -110,15 +110,8 @@ pub fn of_pytest(lines: &str) -> anyhow::Result<Verdicts> {
         .collect()
 }
 
-/// The same verdicts under names in which runners of Cargo's tests agree: what they put between package, target, module
-/// and test (`::`, `$` or a blank) becomes `/`.
-#[must_use]
-pub fn with_plain_names(verdicts: &Verdicts) -> Verdicts {
-    let plain = |name: &String| name.replace("::", "/").replace(['$', ' '], "/");
-    verdicts.iter().map(|(name, said)| (plain(name), said.clone())).collect()
-}
-
-/// Reads cargo-nextest's own lines: `PASS [   0.004s] ( 12/444) itertools::quick merge`.
+/// Reads cargo-nextest's own lines, `PASS [   0.004s] ( 12/444) itertools::quick merge`, under the names that Regatta has:
+/// `itertools::quick$merge`.
 #[must_use]
 pub fn of_nextest(lines: &str) -> Verdicts {
     let words = [("PASS", "passed"), ("FAIL", "failed"), ("SKIP", "skipped"), ("SIGABRT", "crashed")];
@@ -128,7 +121,7 @@ pub fn of_nextest(lines: &str) -> Verdicts {
             let (word, rest) = line.trim().split_once(' ')?;
             let (_, said) = words.iter().find(|(known, _)| *known == word)?;
             let after = rest.rsplit_once([')', ']'])?.1;
-            Some((after.trim().to_owned(), (*said).to_owned()))
+            Some((after.trim().replacen(' ', "$", 1), (*said).to_owned()))
         })
         .collect()
 }
@@ -232,7 +225,7 @@ mod tests {
     fn nextest_lines_are_read() {
         let lines =
             "        PASS [   0.004s] (  1/444) itertools::quick merge\n  FAIL [ 1.0s] itertools x::y\nnoise";
-        let wanted = verdicts(&[("itertools/quick/merge", "passed"), ("itertools/x/y", "failed")]);
-        assert_eq!(with_plain_names(&of_nextest(lines)), wanted);
+        let wanted = verdicts(&[("itertools::quick$merge", "passed"), ("itertools$x::y", "failed")]);
+        assert_eq!(of_nextest(lines), wanted);
     }
 }
