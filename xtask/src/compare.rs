@@ -15,9 +15,7 @@ use crate::lab::Lab;
 use crate::process::{Running, command, finish};
 use crate::regatta::{Project, Regatta, Show, forget_runs};
 use crate::say::line;
-use crate::verdicts::{
-    Verdicts, compare, counts, expect_whole, of_nextest, of_pytest, story_of, with_plain_names,
-};
+use crate::verdicts::{Verdicts, compare, counts, expect_whole, of_nextest, of_pytest, story_of};
 
 /// The longest that one run of a suite may take.
 const RUN_MAX: Duration = Duration::from_secs(900);
