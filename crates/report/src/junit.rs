@@ -1,0 +1,128 @@
+//! `junit.xml`: every attempt, as Surefire and cargo-nextest write reruns.
+//!
+//! A flaky test is a test case that passed, with a `flakyFailure` (or `flakyError`) for each bad attempt. A failed one
+//! has its first bad attempt as `failure` (or `error`) and a `rerunFailure` for each later one. `failure` is what a test
+//! said; `error` is everything else: set-up, time-out, crash, and our own faults. Characters that XML can't hold are
+//! left out.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
+use regatta_model::{Attempt, FaultKind, Judgement, Outcome, RunRecord, TestRecord, Verdict};
+
+/// Writes a run's record as JUnit.
+///
+/// # Errors
+/// When the writer fails.
+pub fn write_junit(out: &mut dyn Write, record: &RunRecord) -> io::Result<()> {
+    let mut report = Report::new("regatta");
+    report.set_time(record.updated.since(record.started));
+    for suite in &record.suites {
+        let mut written = TestSuite::new(suite.name.0.as_str());
+        written.add_property(Property::new("run", record.run.as_ref().map_or("", |run| &run.0)));
+        written.add_property(Property::new("adapter", suite.adapter.as_str()));
+        let tests = record.tests.iter().filter(|test| test.test.suite == suite.name);
+        written.add_test_cases(tests.map(test_case));
+        report.add_test_suite(written);
+    }
+    report.serialize(out).map_err(io::Error::other)
+}
+
+fn test_case(test: &TestRecord) -> TestCase {
+    let mut case = match test.verdict() {
+        Some(Verdict::Passed | Verdict::Flaky) => {
+            let mut status = TestCaseStatus::success();
+            status.add_reruns(test.attempts.iter().filter(|attempt| is_bad(attempt)).map(rerun));
+            TestCase::new(test.test.name.as_str(), status)
+        }
+        Some(Verdict::Skipped) => {
+            let mut status = TestCaseStatus::skipped();
+            let record = test.attempts.last().and_then(|attempt| attempt.record.as_ref());
+            if let Some(reason) = record.and_then(|record| record.message.as_ref().or(record.native.as_ref()))
+            {
+                status.set_message(reason.as_str());
+            }
+            TestCase::new(test.test.name.as_str(), status)
+        }
+        Some(Verdict::Failed | Verdict::Unjudged) => TestCase::new(test.test.name.as_str(), bad(test)),
+        None => {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+            status.set_type("not_run").set_message("the run ended before this test had a result");
+            TestCase::new(test.test.name.as_str(), status)
+        }
+    };
+    case.set_classname(test.unit.as_ref().map_or(test.test.suite.0.as_str(), |unit| unit.name.as_str()));
+    if let Some(attempt) = shown(test) {
+        if let Some(record) = &attempt.record {
+            case.set_time(Duration::from_micros(record.duration_us));
+            if !record.output.text.is_empty() {
+                case.set_system_out(record.output.text.as_str());
+            }
+        }
+        if let Some(worker) = &attempt.worker {
+            case.add_property(Property::new("worker", worker.0.as_str()));
+        }
+    }
+    case
+}
+
+/// The attempt that the test case itself shows: the one that passed, or the first bad one.
+fn shown(test: &TestRecord) -> Option<&Attempt> {
+    match test.verdict()? {
+        Verdict::Failed | Verdict::Unjudged => test.attempts.iter().find(|attempt| is_bad(attempt)),
+        Verdict::Passed | Verdict::Flaky | Verdict::Skipped => test.attempts.last(),
+    }
+}
+
+fn bad(test: &TestRecord) -> TestCaseStatus {
+    let mut bad = test.attempts.iter().filter(|attempt| is_bad(attempt));
+    let Some(first) = bad.next() else { return TestCaseStatus::non_success(NonSuccessKind::Error) };
+    let (kind, word, message) = words(first);
+    let mut status = TestCaseStatus::non_success(kind);
+    status.set_type(word).set_message(message);
+    status.add_reruns(bad.map(rerun));
+    status
+}
+
+fn rerun(attempt: &Attempt) -> TestRerun {
+    let (kind, word, message) = words(attempt);
+    let mut rerun = TestRerun::new(kind);
+    rerun.set_type(word).set_message(message);
+    if let Some(record) = &attempt.record {
+        rerun.set_time(Duration::from_micros(record.duration_us));
+        if !record.output.text.is_empty() {
+            rerun.set_system_out(record.output.text.as_str());
+        }
+    }
+    rerun
+}
+
+fn is_bad(attempt: &Attempt) -> bool {
+    !matches!(attempt.judgement, Judgement::Outcome(Outcome::Passed | Outcome::Skipped))
+}
+
+fn words(attempt: &Attempt) -> (NonSuccessKind, &'static str, &str) {
+    let said = attempt.record.as_ref().and_then(|record| record.message.as_deref()).unwrap_or_default();
+    match &attempt.judgement {
+        Judgement::Outcome(outcome) => match outcome {
+            Outcome::Failed => (NonSuccessKind::Failure, "failed", said),
+            Outcome::Errored => (NonSuccessKind::Error, "errored", said),
+            Outcome::TimedOut => (NonSuccessKind::Error, "timed_out", said),
+            Outcome::Crashed => (NonSuccessKind::Error, "crashed", said),
+            Outcome::Passed | Outcome::Skipped => (NonSuccessKind::Failure, "", said),
+        },
+        Judgement::Fault(fault) => (NonSuccessKind::Error, fault_word(fault.kind), &fault.message),
+    }
+}
+
+/// The word for a fault in files.
+pub(crate) fn fault_word(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::NotReported => "not_reported",
+        FaultKind::WorkerLost => "worker_lost",
+        FaultKind::CannotRun => "cannot_run",
+        FaultKind::NobodyWorks => "nobody_works",
+        FaultKind::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,50 @@
+//! The live view: draws what [`Progress`](crate::Progress) answers below the lines that stay.
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The lines at the bottom of a terminal that change. Cleared when dropped.
+#[derive(Debug)]
+pub struct Live {
+    screen: MultiProgress,
+    lines: Vec<ProgressBar>,
+}
+
+impl Live {
+    /// A view on standard error.
+    #[must_use]
+    pub fn on_stderr() -> Self {
+        Self { screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), lines: Vec::new() }
+    }
+
+    /// Shows these lines instead of those before; what is wider than the terminal is cut.
+    pub fn show(&mut self, lines: &[String]) {
+        while self.lines.len() > lines.len() {
+            if let Some(line) = self.lines.pop() {
+                line.finish_and_clear();
+                self.screen.remove(&line);
+            }
+        }
+        while self.lines.len() < lines.len() {
+            let line = self.screen.add(ProgressBar::new_spinner());
+            if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+                line.set_style(style);
+            }
+            self.lines.push(line);
+        }
+        for (line, text) in self.lines.iter().zip(lines) {
+            line.set_message(text.clone());
+            line.tick();
+        }
+    }
+
+    /// Takes the view away while `print` writes lines that stay.
+    pub fn aside<R>(&self, print: impl FnOnce() -> R) -> R {
+        self.screen.suspend(print)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.show(&[]);
+    }
+}

@@ -1,0 +1,96 @@
+//! Small texts: spans of time, and what a test printed, made harmless.
+
+use std::time::Duration;
+
+/// A span for people: `0.012s`, `12.3s`, `2m03s`, `1h02m`.
+#[must_use]
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..10 => format!("{:.3}s", span.as_secs_f64()),
+        10..60 => format!("{:.1}s", span.as_secs_f64()),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// What a test printed, without what could move the cursor, retitle the window or hide text. Colours stay if `color`.
+#[must_use]
+pub fn clean(text: &str, color: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(next) = rest.next() {
+        match next {
+            '\u{1b}' => {
+                let sequence = rest.as_str();
+                let length = escape_length(sequence);
+                let (sequence, after) = sequence.split_at(length);
+                if color && sequence.starts_with('[') && sequence.ends_with('m') {
+                    out.push('\u{1b}');
+                    out.push_str(sequence);
+                }
+                rest = after.chars();
+            }
+            '\n' | '\t' => out.push(next),
+            '\r' => {}
+            // C0, DEL and C1; and what turns the direction of writing.
+            _ if next.is_control() || matches!(next, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
+            _ => out.push(next),
+        }
+    }
+    out
+}
+
+/// The length of an escape sequence after its escape character (ECMA-48: CSI until a final byte; OSC and its like
+/// until BEL or ST; else one character).
+fn escape_length(text: &str) -> usize {
+    match text.as_bytes().first() {
+        Some(b'[') => text
+            .bytes()
+            .skip(1)
+            .position(|byte| (0x40..=0x7e).contains(&byte))
+            .map_or(text.len(), |at| at + 2),
+        Some(b']' | b'P' | b'X' | b'^' | b'_') => match (text.find('\u{7}'), text.find("\u{1b}\\")) {
+            (Some(bell), Some(st)) if bell < st => bell + 1,
+            (_, Some(st)) => st + 2,
+            (Some(bell), None) => bell + 1,
+            (None, None) => text.len(),
+        },
+        Some(_) => text.chars().next().map_or(0, char::len_utf8),
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_keep_about_three_digits() {
+        let table =
+            [(1, "0.001s"), (9_999, "9.999s"), (12_345, "12.3s"), (123_000, "2m03s"), (3_725_000, "1h02m")];
+        for (ms, text) in table {
+            assert_eq!(span(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn output_can_only_print() {
+        let table = [
+            ("a\nb\tc", "a\nb\tc", "a\nb\tc"),
+            ("\u{1b}[31mred\u{1b}[0m", "\u{1b}[31mred\u{1b}[0m", "red"),
+            ("\u{1b}[2Jx\u{1b}[1;1Hy", "xy", "xy"),
+            ("\u{1b}]0;title\u{7}x\u{1b}]8;;http://a\u{1b}\\y", "xy", "xy"),
+            ("\u{1b}cx\r\u{8}y\u{9b}z", "xyz", "xyz"),
+            ("\u{202e}x\u{1b}", "x", "x"),
+            ("\u{1b}éx \u{1b}[3", "x ", "x "),
+        ];
+        for (text, colored, plain) in table {
+            assert_eq!(
+                (clean(text, true), clean(text, false)),
+                (colored.to_owned(), plain.to_owned()),
+                "{text:?}"
+            );
+        }
+    }
+}
