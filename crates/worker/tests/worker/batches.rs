@@ -1,9 +1,5 @@
 //! Batches through a whole worker: embedded broker, real processes.
 
-#![expect(clippy::unwrap_used, reason = "the whole file is a test")]
-
-mod ground;
-
 use regatta_celery::WorkerEnd;
 use regatta_celery::wire::State;
 use regatta_model::{BatchEnd, Fact, Fault, FaultKind, Lease, Progress, Record};

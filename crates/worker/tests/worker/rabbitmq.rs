@@ -1,9 +1,5 @@
 //! The same worker over RabbitMQ, and what it does when RabbitMQ falls silent.
 
-#![expect(clippy::unwrap_used, reason = "the whole file is a test")]
-
-mod ground;
-
 use regatta_celery::transport::{Broker, ConnectOptions};
 use regatta_model::BatchEnd;
 use regatta_testbed::Node;
