@@ -25,11 +25,12 @@ fn fault(end: &BatchEnd) -> &Fault {
 async fn each_test_in_a_process_of_its_own() {
     let mut ground = Ground::new().await;
     let working = ground.work("regatta-1@here", 1);
-    let tests = ["echo hi", "exit 1", "kill -9 $$", "sleep 1000 & true"];
+    let tests = ["echo hi", "ignored", "exit 1", "kill -9 $$", "sleep 1000 & true"];
     let (facts, report) = ground.batch(&order("scripts", &tests)).await;
     let expected = [
         "started echo hi",
         "passed echo hi",
+        "skipped ignored",
         "started exit 1",
         "failed exit 1",
         "started kill -9 $$",
