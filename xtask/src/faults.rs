@@ -3,6 +3,7 @@
 //!
 //! `cargo xtask faults` does it to the networkx suite; `xtask/tests/faults.rs` to a small one, in every test run.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,12 +85,14 @@ impl Scene {
     /// # Errors
     /// When the folder can't be written to.
     pub fn commands(binary: PathBuf, folder: PathBuf) -> anyhow::Result<Self> {
-        let mut configuration = String::from("SMALL");
+        let mut configuration = String::from("[suite.small]\nadapter = \"commands\"\n");
         let mut undisturbed = Verdicts::new();
         for n in 0..40 {
             let (code, said) = if n % 10 == 3 { (1, "failed") } else { (0, "passed") };
             let name = format!("t{n:02}");
-            configuration.push_str(&format!("{name} {code}"));
+            let run = format!("sh -c 'sleep 0.2; exit {code}'");
+            // Writing to a string can't fail.
+            let _ = writeln!(configuration, "[[suite.small.test]]\nname = \"{name}\"\nrun = \"{run}\"");
             undisturbed.insert(name, said.to_owned());
         }
         std::fs::create_dir_all(&folder)?;
