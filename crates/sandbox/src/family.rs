@@ -177,7 +177,8 @@ pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd, seen: &[Stat]) -> usize {
         for stray in &strays {
             killed.insert(stray.pid);
             let _ = kill(stray.pid, Signal::SIGKILL);
-            if round >= ROUNDS_BEFORE_GROUPS && stray.group != mine.host.session {
+            // A group from outside our namespace has no number; 0 would be our own.
+            if round >= ROUNDS_BEFORE_GROUPS && stray.group.as_raw() > 1 {
                 let _ = killpg(stray.group, Signal::SIGKILL);
             }
         }

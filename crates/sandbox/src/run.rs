@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use nix::poll::PollFlags;
 
@@ -22,9 +21,9 @@ pub fn run(command: &Command, fence: &Fence, cancel: &Cancel) -> Result<Finished
     let mut process = Process::start(command, fence, Some(theirs.as_fd()), None)?;
     drop(theirs);
     let mut rest = command.stdin.as_slice();
-    let deadline = process.began() + fence.timeout;
+    let deadline = process.began().checked_add(fence.timeout);
     while !rest.is_empty() {
-        match process.wait(Some(cancel), &[(ours.as_fd(), PollFlags::POLLOUT)], Some(deadline)) {
+        match process.wait(Some(cancel), &[(ours.as_fd(), PollFlags::POLLOUT)], deadline) {
             Wake::Extra => match ours.write(rest) {
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -39,8 +38,9 @@ pub fn run(command: &Command, fence: &Fence, cancel: &Cancel) -> Result<Finished
 }
 
 fn watch(mut process: Process, fence: &Fence, cancel: &Cancel) -> Finished {
-    let deadline: Instant = process.began() + fence.timeout;
-    match process.wait(Some(cancel), &[], Some(deadline)) {
+    // Later than the clock can say is never.
+    let deadline = process.began().checked_add(fence.timeout);
+    match process.wait(Some(cancel), &[], deadline) {
         Wake::Ended | Wake::Extra => process.settle(),
         Wake::Cancelled => process.end(End::Cancelled, false, None),
         Wake::Deadline => process.end(End::TimedOut, true, Some(cancel)),

@@ -13,6 +13,9 @@ use crate::outbox::Waiting;
 /// How many beats may be missed; the same number as the dispatcher's.
 const BEATS: u32 = 3;
 
+/// The longest time between two beats, whatever an order says.
+const BEAT_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// How long facts wait for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 
@@ -69,8 +72,8 @@ enum State {
 impl Lease {
     /// A batch that came `now` and wants a beat so often.
     pub(crate) fn new(now: Instant, beat: Duration) -> Self {
-        // A beat of nothing would be a loop without a pause.
-        let beat = beat.max(FLUSH_AFTER);
+        // A beat of nothing would be a loop without a pause, and the clock ends before the longest one.
+        let beat = beat.clamp(FLUSH_AFTER, BEAT_MAX);
         Self { beat, sent: None, believed: now, state: State::Idle, end: None }
     }
 

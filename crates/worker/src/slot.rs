@@ -21,6 +21,9 @@ use crate::warm::Warm;
 /// How many suites a slot keeps runners of, the last used ones. A warm process takes memory while it waits.
 pub(crate) const RUNNERS_MAX: usize = 4;
 
+/// The longest limit of a test, whatever an order says: a week.
+const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// What every batch of this worker runs within.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
@@ -93,7 +96,7 @@ impl Slot {
             Err(error) => return BatchEnd::Faulted(cannot_run(error.to_string())),
         };
         let sink = Sink { outbox: &job.outbox, cancel: &job.cancel };
-        let timeout = Duration::from_millis(job.order.test_timeout_ms);
+        let timeout = Duration::from_millis(job.order.test_timeout_ms).min(TIMEOUT_MAX);
         let fence = Fence { timeout, ..self.ground.fence.clone() };
         let end = match &mut hand {
             Hand::Each(runner) => run_each(runner.as_ref(), &job.order.items, &fence, &sink),

@@ -107,6 +107,12 @@ async fn what_cannot_be_run_is_a_fault_that_says_why() {
     let (facts, report) = ground.batch(&order("scripts", &["no such program", "true"])).await;
     assert_eq!(say(&facts)[1..], ["started true", "passed true"], "the rest is run");
     fault(&report.end);
+    for key in ["beat_ms", "test_timeout_ms"] {
+        for extreme in [0, u64::MAX] {
+            let (facts, report) = ground.batch(&with(key, extreme.into())).await;
+            assert_eq!((facts.len(), report.end), (2, BatchEnd::Done), "{key} {extreme}");
+        }
+    }
     let (_, report) = ground.batch(&plain()).await;
     assert_eq!(report.end, BatchEnd::Done, "the slot lives on");
 }
