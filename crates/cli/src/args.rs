@@ -1,0 +1,241 @@
+//! The command line, as it is typed.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use regatta_celery::BrokerUrl;
+
+/// Runs a project's tests, spread over workers, and ends with one proven verdict per test.
+#[derive(Debug, Parser)]
+#[command(name = "regatta", version, about, propagate_version = true)]
+#[command(
+    after_help = "Exit codes: 0 all passed, 1 tests failed, 2 usage or configuration, 3 something could not be \
+                        judged, 4 no tests found, 130 interrupted."
+)]
+pub(crate) struct Args {
+    /// When to colour.
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    pub(crate) color: Color,
+    /// How logs are written (to standard error).
+    #[arg(long, global = true, default_value = "human", value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// Which logs are written, such as `info` or `regatta_worker=debug`.
+    #[arg(long, global = true, env = "REGATTA_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run tests.
+    Run(RunArgs),
+    /// List tests.
+    List(ListArgs),
+    /// Take batches of tests from queues, and run them.
+    Worker(WorkerArgs),
+    /// Say how the broker, its queues and the workers are.
+    Status(StatusArgs),
+    /// Show the end of an earlier run again.
+    Show(ShowArgs),
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Color {
+    /// Whether standard output gets colours.
+    pub(crate) fn on_stdout(self) -> bool {
+        self.on(std::io::stdout().is_terminal())
+    }
+
+    /// Whether standard error gets colours.
+    pub(crate) fn on_stderr(self) -> bool {
+        self.on(std::io::stderr().is_terminal())
+    }
+
+    fn on(self, terminal: bool) -> bool {
+        let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => {
+                terminal && unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+            }
+        }
+    }
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// How results are written to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Human,
+    /// Every fact as a JSON object on a line, as in `events.jsonl`.
+    Json,
+}
+
+/// Which tree, and which tests of it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Selection {
+    /// Only tests whose name contains this, or matches it as a whole where it has `*` or `?`. Several: any of them.
+    #[arg(value_name = "PATTERN")]
+    pub(crate) patterns: Vec<String>,
+    /// The same as PATTERN.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) filter: Vec<String>,
+    /// Not tests whose name contains or matches this.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Only this suite.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) suite: Vec<String>,
+    /// Only tests that failed, or could not be judged, when they were last run.
+    #[arg(long)]
+    pub(crate) failed: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Where the project is.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Place {
+    /// The project's folder.
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    pub(crate) tree: PathBuf,
+    /// The configuration; `regatta.toml` in the project's folder if there is one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// How to reach the broker.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BrokerArgs {
+    /// The broker: `amqp://user@host/vhost`, `amqps://…`, or `memory://` for the embedded one. A password belongs into
+    /// the environment or a file.
+    #[arg(long, env = "REGATTA_BROKER", hide_env_values = true, value_name = "URL")]
+    pub(crate) broker: Option<BrokerUrl>,
+    /// A file with the broker's password.
+    #[arg(long, env = "REGATTA_BROKER_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// A file with the certificates (PEM) that sign the broker's.
+    #[arg(long, env = "REGATTA_BROKER_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// `regatta run`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    /// How many tests run at a time here; over a broker, how many slots are expected to work. Default: the cores.
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// How often a failed test is tried again.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) retries: Option<u32>,
+    /// Stop after the first test that failed for good.
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    /// The limit for each test, such as `30s` or `5m`.
+    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Write the run's files into this folder, over what a run left there; `.regatta/runs/<id>` otherwise.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) results: Option<PathBuf>,
+    /// What goes to standard output.
+    #[arg(long, default_value = "human", value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// A line for every test, not only for those that are not as they should be.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// `regatta list`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// What goes to standard output: `suite name` lines, or JSON objects.
+    #[arg(long, default_value = "human", value_name = "FORMAT")]
+    pub(crate) format: Format,
+}
+
+/// `regatta worker`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkerArgs {
+    /// The queues to take batches from.
+    #[arg(
+        short = 'Q',
+        long = "queues",
+        value_name = "QUEUE",
+        value_delimiter = ',',
+        default_value = "regatta"
+    )]
+    pub(crate) queues: Vec<String>,
+    /// Its name at the broker; made from the host's name and the process id otherwise.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// How many tests run at a time. Default: the cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) slots: Option<u16>,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// `regatta status`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    /// The queues to look at.
+    #[arg(
+        short = 'Q',
+        long = "queues",
+        value_name = "QUEUE",
+        value_delimiter = ',',
+        default_value = "regatta"
+    )]
+    pub(crate) queues: Vec<String>,
+    /// Workers that must be there, by name; without it any worker will do.
+    #[arg(long = "worker", value_name = "NAME")]
+    pub(crate) workers: Vec<String>,
+    /// What goes to standard output.
+    #[arg(long, default_value = "human", value_name = "FORMAT")]
+    pub(crate) format: Format,
+}
+
+/// `regatta show`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    /// The run's id or the folder of its files; the newest otherwise.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: Option<String>,
+    /// The project's folder.
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    pub(crate) tree: PathBuf,
+}

@@ -1,0 +1,205 @@
+//! Which tests are meant. A pattern with `*` or `?` matches a whole name (`*` any text, `?` one character; everything
+//! else, brackets too, is itself); a pattern without is a part of the name.
+
+use std::collections::HashSet;
+
+use globset::{GlobBuilder, GlobMatcher};
+use regatta_model::{TestId, Unit};
+
+use crate::error::CliError;
+
+/// What a filter says of a unit whose tests nobody has listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnitMatch {
+    /// All its tests are meant.
+    Whole,
+    /// None is.
+    None,
+    /// It depends on the tests' names.
+    Undecided,
+}
+
+/// One pattern.
+#[derive(Debug, Clone)]
+enum Pattern {
+    Part(String),
+    Whole { text: String, glob: GlobMatcher },
+}
+
+/// Which tests are meant.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+    only: Option<HashSet<TestId>>,
+}
+
+/// A pattern in which only `*` and `?` are special, as a glob over the whole name.
+pub(crate) fn glob(pattern: &str) -> Result<GlobMatcher, CliError> {
+    let mut escaped = String::with_capacity(pattern.len() + 8);
+    for next in pattern.chars() {
+        if matches!(next, '[' | ']' | '{' | '}' | '\\' | '!') {
+            escaped.push('\\');
+        }
+        escaped.push(next);
+    }
+    let glob = GlobBuilder::new(&escaped).literal_separator(false).backslash_escape(true).build();
+    let glob = glob.map_err(|error| {
+        CliError::from_error(crate::exit::Exit::Usage, format!("pattern {pattern:?}"), &error)
+    })?;
+    Ok(glob.compile_matcher())
+}
+
+impl Pattern {
+    fn new(text: &str) -> Result<Self, CliError> {
+        if text.contains(['*', '?']) {
+            return Ok(Self::Whole { text: text.to_owned(), glob: glob(text)? });
+        }
+        Ok(Self::Part(text.to_owned()))
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Part(text) => name.contains(text.as_str()),
+            Self::Whole { glob, .. } => glob.is_match(name),
+        }
+    }
+
+    /// The names of a unit's tests begin with the unit's name and `::`.
+    fn unit(&self, unit: &str) -> UnitMatch {
+        match self {
+            Self::Part(text) if unit.contains(text.as_str()) => UnitMatch::Whole,
+            Self::Part(text) => match text.split_once("::") {
+                Some((file, _)) if file.contains('.') && !unit.ends_with(file) => UnitMatch::None,
+                _ => UnitMatch::Undecided,
+            },
+            Self::Whole { text, glob } => {
+                let fixed = text.split(['*', '?']).next().unwrap_or_default();
+                let begin = format!("{unit}::");
+                if text.ends_with('*') && glob.is_match(unit) {
+                    UnitMatch::Whole
+                } else if begin.starts_with(fixed) || fixed.starts_with(&begin) {
+                    UnitMatch::Undecided
+                } else {
+                    UnitMatch::None
+                }
+            }
+        }
+    }
+}
+
+impl Filter {
+    /// Any of `include` (all if there is none) and none of `exclude`.
+    pub(crate) fn new<'a>(
+        include: impl Iterator<Item = &'a String>,
+        exclude: &[String],
+    ) -> Result<Self, CliError> {
+        Ok(Self {
+            include: include.map(|text| Pattern::new(text)).collect::<Result<_, _>>()?,
+            exclude: exclude.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>()?,
+            only: None,
+        })
+    }
+
+    /// And only these tests.
+    pub(crate) fn only(mut self, tests: HashSet<TestId>) -> Self {
+        self.only = Some(tests);
+        self
+    }
+
+    /// Whether a test is meant.
+    pub(crate) fn test(&self, test: &TestId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(test))
+            && (self.include.is_empty() || self.include.iter().any(|pattern| pattern.matches(&test.name)))
+            && !self.exclude.iter().any(|pattern| pattern.matches(&test.name))
+    }
+
+    /// Which of a unit's tests are meant.
+    pub(crate) fn unit(&self, unit: &Unit) -> UnitMatch {
+        let excluded = self.exclude.iter().map(|pattern| pattern.unit(&unit.name));
+        let mut answer = if self.include.is_empty() { UnitMatch::Whole } else { UnitMatch::None };
+        for pattern in &self.include {
+            match pattern.unit(&unit.name) {
+                UnitMatch::Whole => answer = UnitMatch::Whole,
+                UnitMatch::Undecided if answer == UnitMatch::None => answer = UnitMatch::Undecided,
+                UnitMatch::Undecided | UnitMatch::None => {}
+            }
+        }
+        if let Some(only) = &self.only {
+            let begin = format!("{}::", unit.name);
+            let inside = only.iter().any(|test| test.suite == unit.suite && test.name.starts_with(&begin));
+            // A unit that could not be collected failed under its own name.
+            let itself = only.iter().any(|test| test.suite == unit.suite && test.name == unit.name);
+            answer = match (inside || itself, answer) {
+                (false, _) | (true, UnitMatch::None) => UnitMatch::None,
+                (true, UnitMatch::Whole) if itself => UnitMatch::Whole,
+                (true, _) => UnitMatch::Undecided,
+            };
+        }
+        for excluded in excluded {
+            match excluded {
+                UnitMatch::Whole => return UnitMatch::None,
+                UnitMatch::Undecided if answer == UnitMatch::Whole => answer = UnitMatch::Undecided,
+                UnitMatch::Undecided | UnitMatch::None => {}
+            }
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(include: &[&str], exclude: &[&str]) -> Filter {
+        let own = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        Filter::new(own(include).iter(), &own(exclude)).unwrap()
+    }
+
+    #[test]
+    fn patterns_are_parts_or_globs_and_brackets_are_themselves() {
+        let table: &[(&[&str], &[&str], &str, bool)] = &[
+            (&[], &[], "a.py::t", true),
+            (&["py::t"], &[], "a.py::t", true),
+            (&["t[1]"], &[], "a.py::t[1]", true),
+            (&["*t[1]"], &[], "a.py::t[1]", true),
+            (&["*t[1]"], &[], "a.py::t1", false),
+            (&["t*"], &[], "a.py::t", false),
+            (&["a/*"], &[], "a/b/c.py::t", true),
+            (&["x", "*::?"], &[], "a.py::t", true),
+            (&["a"], &["*::t"], "a.py::t", false),
+            (&["*{x,y}"], &[], "a::{x,y}", true),
+        ];
+        for (include, exclude, name, expected) in table {
+            assert_eq!(
+                filter(include, exclude).test(&TestId::new("s", *name)),
+                *expected,
+                "{include:?} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_unit_is_decided_only_where_every_test_name_would_agree() {
+        use UnitMatch::{None, Undecided, Whole};
+        let table: &[(&[&str], &[&str], UnitMatch)] = &[
+            (&[], &[], Whole),
+            (&["d/a.py"], &[], Whole),
+            (&["d/"], &[], Whole),
+            (&["d/*"], &[], Whole),
+            (&["e/*"], &[], None),
+            (&["*_x"], &[], Undecided),
+            (&["test_x"], &[], Undecided),
+            (&["d/a.py::t"], &[], Undecided),
+            (&["d/b.py::t"], &[], None),
+            (&["TestA::t"], &[], Undecided),
+            (&["d/*"], &["slow"], Undecided),
+            (&["d/*"], &["a.py"], None),
+            (&["e/*", "a.py"], &[], Whole),
+        ];
+        let unit = Unit { suite: "s".into(), name: "d/a.py".into() };
+        for (include, exclude, expected) in table {
+            assert_eq!(filter(include, exclude).unit(&unit), *expected, "{include:?} {exclude:?}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `regatta list`.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use regatta_model::Input;
+use regatta_store::{State, Store};
+use regatta_worker::Cancel;
+
+use crate::args::{Format, ListArgs};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::listing::{LIST_TIMEOUT, Listing, fence};
+use crate::project::{self, Project};
+use crate::surroundings::base_env;
+
+/// Lists tests, suite by suite.
+pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
+    let mut project = Project::open(&args.selection.place)?;
+    project.select(&args.selection.suite)?;
+    if project.suites.is_empty() {
+        return Err(project.nothing_here());
+    }
+    let store = State::open(&project.tree).ok().and_then(|state| Store::open(&state.store_file()).ok());
+    let known = store.as_ref().and_then(|store| store.knowledge().ok()).unwrap_or_default();
+    let cancel = Cancel::new().map_err(|error| CliError::from_error(Exit::Fault, "can't list", &error))?;
+    let listing = Listing {
+        filter: Arc::new(project::filter(&args.selection, &known)?),
+        store: Arc::new(Mutex::new(store)),
+        fence: fence(
+            project.config.list_timeout.unwrap_or(LIST_TIMEOUT),
+            base_env(&project::pairs(&project.config.env)),
+        ),
+        cancel,
+        by_name: true,
+        digests: Arc::default(),
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let (mut found, mut faults) = (0, Vec::new());
+    for suite in &project.suites {
+        let mut emit = |input| match input {
+            Input::Listed { tests, units } => {
+                found += tests.len() + units.len();
+                let tests =
+                    tests.iter().map(|listed| (&listed.test.suite, &listed.test.name, listed.unit.as_ref()));
+                let units = units.iter().map(|unit| (&unit.suite, &unit.name, Some(unit)));
+                for (suite, name, unit) in tests.chain(units) {
+                    // Whoever reads no more has what he wants.
+                    let _ = match args.format {
+                        Format::Human => writeln!(out, "{suite} {name}"),
+                        Format::Json => {
+                            let unit = unit.map(|unit| &unit.name);
+                            writeln!(
+                                out,
+                                "{}",
+                                serde_json::json!({ "suite": suite, "name": name, "unit": unit })
+                            )
+                        }
+                    };
+                }
+            }
+            Input::ListingEnded { fault, .. } => faults.extend(fault),
+            _ => {}
+        };
+        listing.list(suite.adapter.as_ref(), suite.collect.as_ref(), &mut emit);
+    }
+    let _ = out.flush();
+    if let Some(fault) = faults.into_iter().next() {
+        return Err(CliError::new(Exit::Fault, fault.message));
+    }
+    Ok(if found == 0 { Exit::NoTests } else { Exit::Passed })
+}

@@ -1,0 +1,206 @@
+//! A project: its tree, what its configuration says, and its suites.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use regatta_adapters::{
+    Adapter, Cargo, CargoConfig, Commands, CommandsConfig, Framework, Pytest, PytestConfig, detect,
+};
+use regatta_model::{Knowledge, Route, SuiteOrder};
+
+use crate::args::{Place, Selection};
+use crate::collect::Collect;
+use crate::config::{Config, FILE, Kind, SuiteConfig};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::filter::{Filter, glob};
+
+/// The queue for what no configuration routes elsewhere.
+pub(crate) const QUEUE: &str = "regatta";
+
+/// One suite, and what the run has to know of it.
+pub(crate) struct Suite {
+    /// What lists and runs it.
+    pub(crate) adapter: Arc<dyn Adapter>,
+    /// How the tests of its units are named before they are run, where that is possible.
+    pub(crate) collect: Option<Collect>,
+    /// Where its batches go.
+    pub(crate) order: SuiteOrder,
+}
+
+/// A project.
+pub(crate) struct Project {
+    /// Its folder, absolute.
+    pub(crate) tree: PathBuf,
+    /// Its configuration; empty where there is none.
+    pub(crate) config: Config,
+    /// Its suites, by name.
+    pub(crate) suites: Vec<Suite>,
+}
+
+impl Project {
+    /// Reads the configuration, or recognises what is there.
+    pub(crate) fn open(place: &Place) -> Result<Self, CliError> {
+        let tree = place.tree.canonicalize().map_err(|error| {
+            CliError::from_error(
+                Exit::Usage,
+                format!("the folder {} can't be entered", place.tree.display()),
+                &error,
+            )
+        })?;
+        let file = place.config.clone().or_else(|| Some(tree.join(FILE)).filter(|file| file.exists()));
+        let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let mut suites = Vec::new();
+        for (name, suite) in &config.suite {
+            suites.push(configured(&tree, name, suite)?);
+        }
+        if config.suite.is_empty() {
+            suites.extend(detect(&tree).into_iter().map(|framework| recognised(&tree, framework)));
+        }
+        Ok(Self { tree, config, suites })
+    }
+
+    /// Leaves only the suites that were asked for.
+    pub(crate) fn select(&mut self, names: &[String]) -> Result<(), CliError> {
+        for name in names {
+            if !self.suites.iter().any(|suite| suite.order.suite.name.0 == *name) {
+                let known: Vec<&str> =
+                    self.suites.iter().map(|suite| suite.order.suite.name.0.as_str()).collect();
+                return Err(CliError::usage(format!("there is no suite {name:?} here"))
+                    .hint(format!("there are: {}", known.join(", "))));
+            }
+        }
+        self.suites.retain(|suite| names.is_empty() || names.contains(&suite.order.suite.name.0));
+        Ok(())
+    }
+
+    /// What to say when there is nothing to run.
+    pub(crate) fn nothing_here(&self) -> CliError {
+        CliError::new(Exit::NoTests, format!("no tests were recognised in {}", self.tree.display()))
+            .hint("pytest and Cargo projects are recognised; go to the project's folder or name it with -C")
+            .hint(format!("for anything else, list commands in {FILE}: see docs/files.md"))
+    }
+}
+
+/// The filter of a command line.
+pub(crate) fn filter(selection: &Selection, known: &Knowledge) -> Result<Filter, CliError> {
+    let filter = Filter::new(selection.patterns.iter().chain(&selection.filter), &selection.exclude)?;
+    if !selection.failed {
+        return Ok(filter);
+    }
+    let failed: HashSet<_> =
+        known.tests.iter().filter(|(_, known)| known.failed_last).map(|(test, _)| test.clone()).collect();
+    Ok(filter.only(failed))
+}
+
+fn recognised(tree: &Path, framework: Framework) -> Suite {
+    let order = |adapter: &dyn Adapter, kind| SuiteOrder {
+        suite: adapter.suite(),
+        queue: QUEUE.to_owned(),
+        routes: Vec::new(),
+        together: kind == Kind::Pytest,
+        held: kind == Kind::Cargo,
+    };
+    match framework {
+        Framework::Pytest => {
+            let config = PytestConfig::new(tree);
+            let collect = Some(Collect::pytest(&config));
+            let adapter = Arc::new(Pytest::new(config));
+            Suite { order: order(adapter.as_ref(), Kind::Pytest), adapter, collect }
+        }
+        Framework::Cargo => {
+            let adapter = Arc::new(Cargo::new(cargo_config(tree)));
+            Suite { order: order(adapter.as_ref(), Kind::Cargo), adapter, collect: None }
+        }
+    }
+}
+
+fn cargo_config(tree: &Path) -> CargoConfig {
+    CargoConfig { library_path: std::env::var("LD_LIBRARY_PATH").ok(), ..CargoConfig::new(tree) }
+}
+
+fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, CliError> {
+    check(name, config)?;
+    let suite: regatta_model::SuiteName = name.into();
+    let env: Vec<_> = pairs(&config.env);
+    let mut collect = None;
+    let adapter: Arc<dyn Adapter> = match config.adapter {
+        Kind::Pytest => {
+            let pytest = PytestConfig {
+                suite,
+                tree: tree.to_owned(),
+                python: config.python.clone(),
+                args: config.args.clone(),
+                paths: config.paths.clone(),
+                env,
+            };
+            collect = Some(Collect::pytest(&pytest));
+            Arc::new(Pytest::new(pytest))
+        }
+        Kind::Cargo => {
+            let (manifest, args) = (config.manifest.clone(), config.args.clone());
+            Arc::new(Cargo::new(CargoConfig { suite, manifest, args, env, ..cargo_config(tree) }))
+        }
+        Kind::Commands => {
+            let wrong =
+                |error| CliError::from_error(Exit::Usage, format!("suite {name} can't be read"), &error);
+            let commands = if let Some(file) = &config.file {
+                Commands::from_file(suite, tree, file, env)
+            } else {
+                let split = |words: &str, test: &str| {
+                    shell_words::split(words).map_err(|error| {
+                        CliError::from_error(Exit::Usage, format!("command {test:?} of suite {name}"), &error)
+                    })
+                };
+                let tests =
+                    config.test.iter().map(|test| Ok((test.name.clone(), split(&test.run, &test.name)?)));
+                let commands = tests.collect::<Result<_, CliError>>()?;
+                Commands::new(CommandsConfig { suite, tree: tree.to_owned(), commands, env })
+            };
+            Arc::new(commands.map_err(wrong)?)
+        }
+    };
+    let routes = config
+        .route
+        .iter()
+        .map(|route| Ok(Route { pattern: glob(&route.tests)?, queue: route.queue.clone() }));
+    let order = SuiteOrder {
+        suite: adapter.suite(),
+        queue: config.queue.clone().unwrap_or_else(|| QUEUE.to_owned()),
+        routes: routes.collect::<Result<_, CliError>>()?,
+        together: config.adapter == Kind::Pytest,
+        held: config.adapter == Kind::Cargo,
+    };
+    Ok(Suite { adapter, collect, order })
+}
+
+/// Refuses keys that say nothing to this adapter.
+fn check(name: &str, config: &SuiteConfig) -> Result<(), CliError> {
+    let set = [
+        ("paths", !config.paths.is_empty(), [Kind::Pytest].as_slice()),
+        ("python", config.python.is_some(), &[Kind::Pytest]),
+        ("args", !config.args.is_empty(), &[Kind::Pytest, Kind::Cargo]),
+        ("manifest", config.manifest.is_some(), &[Kind::Cargo]),
+        ("file", config.file.is_some(), &[Kind::Commands]),
+        ("test", !config.test.is_empty(), &[Kind::Commands]),
+    ];
+    for (key, is_set, kinds) in set {
+        if is_set && !kinds.contains(&config.adapter) {
+            let adapter = format!("{:?}", config.adapter).to_lowercase();
+            return Err(CliError::usage(format!(
+                "suite {name}: `{key}` says nothing to the adapter {adapter}"
+            ))
+            .hint(format!("remove it from {FILE}, or choose another adapter")));
+        }
+    }
+    if config.adapter == Kind::Commands && config.file.is_some() != config.test.is_empty() {
+        return Err(CliError::usage(format!("suite {name} needs either `file` or `[[suite.{name}.test]]`")));
+    }
+    Ok(())
+}
+
+/// Variables as pairs.
+pub(crate) fn pairs(env: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    env.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+}

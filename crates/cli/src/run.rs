@@ -1,0 +1,340 @@
+//! `regatta run`: wires listing, dispatcher, a worker where there is no fleet, the ledger and the face together.
+
+mod recorder;
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use regatta_celery::Broker;
+use regatta_celery::WorkerEnd;
+use regatta_dispatch::Input;
+use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord};
+use regatta_store::{JUNIT_FILE, RUN_FILE, RUNS_KEPT_MAX, RunFolder, State, Store};
+use regatta_worker::{Cancel, Fence, RunError, WorkerConfig};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Color, RunArgs};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::face::Face;
+use crate::listing::{LIST_TIMEOUT, Listing, fence};
+use crate::project::{self, Project};
+use crate::signals::Signals;
+use crate::surroundings::{base_env, broker_url, connect, cores, host};
+use recorder::Recorder;
+
+/// This program's version, for records.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The limit for a test, unless something else is said.
+const TEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// The first wait before a retry.
+const BACKOFF: Duration = Duration::from_millis(200);
+/// The longest wait before a retry.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How often a worker says that it lives; it is given up after three misses.
+const BEAT: Duration = Duration::from_secs(2);
+/// How often a test may be lost with its worker.
+const LOSSES_MAX: u32 = 2;
+/// For how long a queue may have no worker.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(300);
+/// How many inputs may wait for the dispatcher.
+const INPUTS_MAX: usize = 256;
+/// How often facts are handed to the operating system, and the view is drawn.
+const TICK: Duration = Duration::from_millis(50);
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs a project's tests.
+pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
+    let mut signals = Signals::listen();
+    let mut project = Project::open(&args.selection.place)?;
+    project.select(&args.selection.suite)?;
+    if project.suites.is_empty() {
+        return Err(project.nothing_here());
+    }
+    let id = new_run_id();
+    let (state, folder) = open_folders(&project, &args, &id)?;
+    let store = open_store(&state);
+    let known = store.as_ref().map(Store::knowledge).transpose().unwrap_or_else(|error| {
+        tracing::error!(%error, "the run goes on without history");
+        None
+    });
+    let known = known.unwrap_or_default();
+    let base = base_env(&project::pairs(&project.config.env));
+    let cancel =
+        Cancel::new().map_err(|error| CliError::from_error(Exit::Fault, "the run can't start", &error))?;
+    let listing = Listing {
+        filter: Arc::new(project::filter(&args.selection, &known)?),
+        store: Arc::new(Mutex::new(store)),
+        fence: fence(project.config.list_timeout.unwrap_or(LIST_TIMEOUT), base.clone()),
+        cancel: cancel.clone(),
+        by_name: false,
+        digests: Arc::default(),
+    };
+    let (inputs, taken) = mpsc::channel(INPUTS_MAX);
+    let mut listers = start_listing(&project, &listing, &inputs);
+
+    let url = broker_url(&args.broker)?;
+    let slots = args.workers.or(project.config.workers).map_or_else(cores, usize::from);
+    let broker = match &url {
+        None => Broker::embedded(),
+        Some(url) => connect(url, &args.broker, "regatta run").await?,
+    };
+    let face = Face::new(args.format, color, args.verbose, &known);
+    let recorder = RefCell::new(Recorder::new(&folder, face).map_err(|error| unwritable(&folder, &error))?);
+    let order = order(
+        &project,
+        &args,
+        id,
+        slots,
+        url.as_ref().map_or_else(|| "the embedded broker".to_owned(), ToString::to_string),
+        known,
+    );
+    let stops = Stops { quiet: CancellationToken::new(), kill: CancellationToken::new(), cancel, inputs };
+    let worker = url.is_none().then(|| {
+        let fence = Fence::new(TEST_TIMEOUT, base);
+        start_worker(&broker, &project, &order, slots, fence, &stops)
+    });
+    let record = drive(&broker, order, taken, &recorder, &stops, &mut signals).await;
+    stops.quiet.cancel();
+    stops.cancel.kill();
+    let record = match record {
+        Ok(record) => record,
+        Err(error) => {
+            stops.kill.cancel();
+            end_worker(worker, &stops, &mut signals).await?;
+            return Err(error);
+        }
+    };
+    end_worker(worker, &stops, &mut signals).await?;
+    while listers.join_next().await.is_some() {}
+    broker.close().await;
+    finish(&record, recorder.into_inner(), &folder, &state, &listing)
+}
+
+/// What stops what.
+struct Stops {
+    quiet: CancellationToken,
+    kill: CancellationToken,
+    /// Ends listing processes.
+    cancel: Cancel,
+    inputs: mpsc::Sender<Input>,
+}
+
+fn new_run_id() -> RunId {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+    let chance = uuid::Uuid::new_v4().simple().to_string();
+    RunId(format!("{now}-{}", &chance[..4]))
+}
+
+fn unwritable(folder: &RunFolder, error: &std::io::Error) -> CliError {
+    let text = format!("{} can't be written", folder.path().display());
+    CliError::from_error(Exit::Fault, text, error).hint("name another folder with --results DIR")
+}
+
+fn open_folders(
+    project: &Project,
+    args: &RunArgs,
+    id: &RunId,
+) -> Result<(Option<State>, RunFolder), CliError> {
+    let hint = "name a folder that can be written with --results DIR";
+    let refused = |path: String, error: &std::io::Error| {
+        CliError::from_error(Exit::Usage, format!("{path} can't be written"), error).hint(hint)
+    };
+    let state = State::open(&project.tree);
+    let (state, path) = match (state, &args.results) {
+        (Ok(state), None) => {
+            let path = state.run_folder(id);
+            (Some(state), path)
+        }
+        (state, Some(results)) => (state.ok(), results.clone()),
+        (Err(error), None) => {
+            return Err(refused(project.tree.join(".regatta").display().to_string(), &error));
+        }
+    };
+    let folder = RunFolder::create(&path).map_err(|error| refused(path.display().to_string(), &error))?;
+    Ok((state, folder))
+}
+
+/// The history, if it can be used: a run is as good without it.
+fn open_store(state: &Option<State>) -> Option<Store> {
+    let opened = Store::open(&state.as_ref()?.store_file());
+    opened.map_err(|error| tracing::error!(%error, "the run goes on without history")).ok()
+}
+
+fn start_listing(project: &Project, listing: &Listing, inputs: &mpsc::Sender<Input>) -> JoinSet<()> {
+    let mut listers = JoinSet::new();
+    for suite in &project.suites {
+        let (adapter, collect) = (Arc::clone(&suite.adapter), suite.collect.clone());
+        let (listing, inputs) = (listing.clone(), inputs.clone());
+        listers.spawn_blocking(move || {
+            // When nobody listens any more the run is over.
+            let mut emit = |input| drop(inputs.blocking_send(input));
+            listing.list(adapter.as_ref(), collect.as_ref(), &mut emit);
+        });
+    }
+    listers
+}
+
+fn order(
+    project: &Project,
+    args: &RunArgs,
+    run: RunId,
+    slots: usize,
+    broker: String,
+    known: Knowledge,
+) -> RunOrder {
+    let config = &project.config;
+    let policy = Policy {
+        retries: args.retries.or(config.retries).unwrap_or(0),
+        backoff_ms: ms(config.backoff.unwrap_or(BACKOFF)),
+        backoff_max_ms: ms(config.backoff_max.unwrap_or(BACKOFF_MAX)),
+        fail_fast: args.fail_fast || config.fail_fast.unwrap_or(false),
+        test_timeout_ms: ms(args.timeout.or(config.timeout).unwrap_or(TEST_TIMEOUT)),
+        beat_ms: ms(BEAT),
+        losses_max: LOSSES_MAX,
+    };
+    RunOrder {
+        run,
+        regatta: VERSION.to_owned(),
+        tree: project.tree.display().to_string(),
+        broker,
+        suites: project.suites.iter().map(|suite| suite.order.clone()).collect(),
+        policy,
+        slots_hint: slots,
+        known,
+        nobody_after_ms: ms(config.give_up_after.unwrap_or(GIVE_UP_AFTER)),
+    }
+}
+
+type WorkerTask = JoinHandle<Result<WorkerEnd, RunError>>;
+
+fn start_worker(
+    broker: &Broker,
+    project: &Project,
+    order: &RunOrder,
+    slots: usize,
+    fence: Fence,
+    stops: &Stops,
+) -> WorkerTask {
+    let mut queues: Vec<String> =
+        order.suites.iter().flat_map(regatta_model::SuiteOrder::queues).map(str::to_owned).collect();
+    queues.sort();
+    queues.dedup();
+    let config = WorkerConfig {
+        name: format!("regatta-{}@{}", std::process::id(), host()),
+        queues,
+        tree: project.tree.clone(),
+        adapters: project.suites.iter().map(|suite| Arc::clone(&suite.adapter)).collect(),
+        slots,
+        fence,
+    };
+    let (broker, quiet, kill) = (broker.clone(), stops.quiet.clone(), stops.kill.clone());
+    tokio::spawn(async move { Box::pin(regatta_worker::run(&broker, config, quiet, kill)).await })
+}
+
+/// The dispatcher's run, with the clock that flushes and draws, and the user's signals.
+async fn drive(
+    broker: &Broker,
+    order: RunOrder,
+    taken: mpsc::Receiver<Input>,
+    recorder: &RefCell<Recorder>,
+    stops: &Stops,
+    signals: &mut Signals,
+) -> Result<RunRecord, CliError> {
+    let mut sink = |fact: &regatta_model::Stamped| recorder.borrow_mut().on(fact);
+    let mut run = std::pin::pin!(regatta_dispatch::run(broker, order, taken, &mut sink));
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stopped = 0;
+    loop {
+        let signal = tokio::select! {
+            done = &mut run => {
+                return done.map_err(|error| CliError::from_error(Exit::Fault, "the run could not go on", &error));
+            }
+            _ = ticks.tick() => {
+                let ticked = recorder.borrow_mut().tick();
+                ticked.map_err(|error| CliError::from_error(Exit::Fault, "the run's ledger can't be written", &error))?;
+                false
+            }
+            () = signals.next() => true,
+        };
+        if signal {
+            stopped += 1;
+            stops.cancel.kill();
+            let input = if stopped == 1 { Input::Interrupt } else { Input::Kill };
+            if stopped > 1 {
+                stops.kill.cancel();
+            }
+            // A full channel is being read by a run that will be told by the next signal.
+            let _ = stops.inputs.try_send(input);
+        }
+    }
+}
+
+/// Waits for the worker of this process; what it still runs is killed at the next signal.
+async fn end_worker(
+    worker: Option<WorkerTask>,
+    stops: &Stops,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
+    let Some(mut worker) = worker else { return Ok(()) };
+    let end = loop {
+        tokio::select! {
+            end = &mut worker => break end,
+            () = signals.next() => stops.kill.cancel(),
+        }
+    };
+    match end {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => {
+            Err(CliError::from_error(Exit::Fault, "the worker in this process ended early", &error))
+        }
+        Err(error) => {
+            Err(CliError::from_error(Exit::Fault, "the worker in this process ended early", &error))
+        }
+    }
+}
+
+/// Writes what is kept of the run, shows its end, and says how to exit.
+fn finish(
+    record: &RunRecord,
+    recorder: Recorder,
+    folder: &RunFolder,
+    state: &Option<State>,
+    listing: &Listing,
+) -> Result<Exit, CliError> {
+    let exit = Exit::of(record);
+    let (face, collected) = recorder.close().map_err(|error| unwritable(folder, &error))?;
+    let written = folder
+        .write(RUN_FILE, |out| regatta_report::write_run(out, record, VERSION, exit.code()))
+        .and_then(|()| folder.write(JUNIT_FILE, |out| regatta_report::write_junit(out, record)));
+    listing.remember(&collected);
+    let mut store = listing.store.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(Err(error)) = store.as_mut().map(|store| store.keep(record)) {
+        tracing::error!(%error, "the run's durations are not kept");
+    }
+    drop(store);
+    if let Some(Err(error)) = state.as_ref().map(|state| state.prune(RUNS_KEPT_MAX)) {
+        tracing::warn!(%error, "old runs can't be removed");
+    }
+    face.end(record, relative(folder));
+    written.map_err(|error| unwritable(folder, &error))?;
+    if exit == Exit::NoTests {
+        return Err(CliError::new(exit, "no tests were found")
+            .hint("regatta list shows what there is; a pattern with * or ? must match the whole name"));
+    }
+    Ok(exit)
+}
+
+/// The run's folder, as short as it can be said.
+fn relative(folder: &RunFolder) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    folder.path().strip_prefix(here).unwrap_or(folder.path()).display().to_string()
+}

@@ -1,0 +1,56 @@
+//! Where a fact goes first: into the ledger, then to the face.
+
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use regatta_model::{RunEvent, Stamped, Time, Unit};
+use regatta_store::{Ledger, RunFolder};
+
+use crate::face::Face;
+
+/// Which tests the units held that were collected.
+pub(crate) type Collected = Vec<(Unit, Vec<String>)>;
+
+/// Writes facts down before anything follows from them.
+pub(crate) struct Recorder {
+    ledger: Ledger,
+    face: Face,
+    collected: Collected,
+}
+
+impl Recorder {
+    pub(crate) fn new(folder: &RunFolder, face: Face) -> io::Result<Self> {
+        Ok(Self { ledger: folder.ledger()?, face, collected: Vec::new() })
+    }
+
+    /// The next fact. What leads to a publishing is with the operating system when this returns; the rest follows at the
+    /// next tick, in one write for many.
+    pub(crate) fn on(&mut self, fact: &Stamped) -> io::Result<()> {
+        let line = self.ledger.append(fact)?;
+        self.face.on(fact, line);
+        if let RunEvent::UnitCollected { unit, tests, .. } = &fact.event {
+            self.collected.push((unit.clone(), tests.clone()));
+        }
+        let leads_on = matches!(
+            fact.event,
+            RunEvent::RunStarted { .. }
+                | RunEvent::BatchSent { .. }
+                | RunEvent::Cancelled { .. }
+                | RunEvent::RunFinished
+        );
+        if leads_on { self.ledger.flush() } else { Ok(()) }
+    }
+
+    /// Time went on.
+    pub(crate) fn tick(&mut self) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.face.tick(Time::default().after(now));
+        self.ledger.flush()
+    }
+
+    /// Closes the ledger; gives back the face, and which tests the units held that were collected.
+    pub(crate) fn close(mut self) -> io::Result<(Face, Collected)> {
+        self.ledger.flush()?;
+        Ok((self.face, self.collected))
+    }
+}

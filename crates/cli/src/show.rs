@@ -1,0 +1,44 @@
+//! `regatta show`: the end of an earlier run, read from its facts.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use regatta_model::{RunId, RunRecord};
+use regatta_report::{Style, Summary, SummaryOptions};
+use regatta_store::{EVENTS_FILE, State, read_events};
+
+use crate::args::{Color, ShowArgs};
+use crate::error::CliError;
+use crate::exit::Exit;
+
+/// Shows a run, and ends as it ended.
+pub(crate) fn show(args: &ShowArgs, color: Color) -> Result<Exit, CliError> {
+    let folder = folder(args)?;
+    let facts = read_events(&folder.join(EVENTS_FILE)).map_err(|error| {
+        CliError::from_error(Exit::Usage, format!("there is no run in {}", folder.display()), &error)
+            .hint("regatta show without an argument shows the newest run of this folder")
+    })?;
+    let mut record = RunRecord::default();
+    facts.iter().for_each(|fact| record.apply(fact));
+    let options =
+        SummaryOptions { style: Style { color: color.on_stdout() }, folder: folder.display().to_string() };
+    // Whoever reads no more has what he wants.
+    let _ = std::io::stdout().write_all(Summary::render(&record, &options).as_bytes());
+    Ok(Exit::of(&record))
+}
+
+fn folder(args: &ShowArgs) -> Result<PathBuf, CliError> {
+    if let Some(path) = args.run.as_ref().map(PathBuf::from).filter(|path| path.join(EVENTS_FILE).exists()) {
+        return Ok(path);
+    }
+    let state = State::open(&args.tree).map_err(|error| {
+        CliError::from_error(Exit::Usage, format!("there are no runs in {}", args.tree.display()), &error)
+    })?;
+    if let Some(run) = &args.run {
+        return Ok(state.run_folder(&RunId(run.clone())));
+    }
+    let newest = state.runs().ok().and_then(|runs| runs.into_iter().next_back());
+    newest.map(|run| state.run_folder(&run)).ok_or_else(|| {
+        CliError::usage(format!("there are no runs in {}", args.tree.display())).hint("regatta run makes one")
+    })
+}

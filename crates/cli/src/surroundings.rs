@@ -1,0 +1,74 @@
+//! What the process finds around itself: environment, host, cores, the broker's password; and its logs.
+
+use std::ffi::OsString;
+
+use regatta_celery::{Broker, BrokerUrl, ConnectOptions};
+use regatta_worker::BaseEnv;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, BrokerArgs, Command, LogFormat};
+use crate::error::CliError;
+use crate::exit::Exit;
+
+/// What every variable of ours begins with. Tests get none of them: one holds a password.
+const OURS: &str = "REGATTA_";
+
+/// Starts to log to standard error.
+pub(crate) fn start_logs(args: &Args) {
+    let quiet = if matches!(args.command, Command::Worker(_)) { "info" } else { "error" };
+    let filter = EnvFilter::builder().parse_lossy(args.log.as_deref().unwrap_or(quiet));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Human => logs.with_ansi(args.color.on_stderr()).init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+}
+
+/// The environment in which tests start.
+pub(crate) fn base_env(set: &[(String, String)]) -> BaseEnv {
+    let inherited = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with(OURS));
+    let mut vars: Vec<(OsString, OsString)> = inherited.collect();
+    vars.retain(|(name, _)| set.iter().all(|(own, _)| name != own.as_str()));
+    vars.extend(set.iter().map(|(name, value)| (name.into(), value.into())));
+    BaseEnv::new(vars)
+}
+
+/// How many cores there are.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The host's name, for a worker's.
+pub(crate) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// The broker that was asked for; none for the embedded one.
+pub(crate) fn broker_url(args: &BrokerArgs) -> Result<Option<BrokerUrl>, CliError> {
+    let Some(url) = args.broker.clone().filter(|url| !url.is_embedded()) else { return Ok(None) };
+    let Some(file) = &args.password_file else { return Ok(Some(url)) };
+    let password = std::fs::read_to_string(file).map_err(|error| {
+        CliError::from_error(
+            Exit::Usage,
+            format!("the password file {} can't be read", file.display()),
+            &error,
+        )
+    })?;
+    Ok(Some(url.with_password(password.trim_end_matches(['\n', '\r']))))
+}
+
+/// Connects.
+pub(crate) async fn connect(url: &BrokerUrl, args: &BrokerArgs, name: &str) -> Result<Broker, CliError> {
+    let options = ConnectOptions {
+        ca_file: args.ca_file.clone(),
+        client_name: name.to_owned(),
+        ..ConnectOptions::default()
+    };
+    Broker::connect(url, options).await.map_err(|error| {
+        CliError::from_error(Exit::Fault, format!("the broker {url} can't be reached"), &error).hint(
+            "is it running, and are user, password and virtual host right? regatta status --broker URL tells",
+        )
+    })
+}
