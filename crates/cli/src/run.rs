@@ -253,6 +253,8 @@ async fn drive(
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stopped = 0;
+    // What the user asked for and the dispatcher has not taken in yet.
+    let mut asked = None;
     loop {
         let signal = tokio::select! {
             done = &mut run => {
@@ -260,7 +262,8 @@ async fn drive(
             }
             _ = ticks.tick() => {
                 let ticked = recorder.borrow_mut().tick();
-                ticked.map_err(|error| CliError::from_error(Exit::Fault, "the run's ledger can't be written", &error))?;
+                let unwritten = "the run's ledger can't be written";
+                ticked.map_err(|error| CliError::from_error(Exit::Fault, unwritten, &error))?;
                 false
             }
             () = signals.next() => true,
@@ -268,12 +271,17 @@ async fn drive(
         if signal {
             stopped += 1;
             stops.cancel.kill();
-            let input = if stopped == 1 { Input::Interrupt } else { Input::Kill };
+            asked = Some(if stopped == 1 { Input::Interrupt } else { Input::Kill });
             if stopped > 1 {
                 stops.kill.cancel();
             }
-            // A full channel is being read by a run that will be told by the next signal.
-            let _ = stops.inputs.try_send(input);
+        }
+        if let Some(input) = asked.take() {
+            // A full channel is tried again at the next tick.
+            asked = match stops.inputs.try_send(input) {
+                Err(mpsc::error::TrySendError::Full(input)) => Some(input),
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
+            };
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use regatta_model::{Fault, Outcome, Record, RunEvent, Stamped, TestId, Time, WorkerName};
+use regatta_model::{
+    CancelReason, Fault, FaultKind, Outcome, Record, RunEvent, Stamped, TestId, Time, WorkerName,
+};
 
 use crate::style::{Paint, Style};
 use crate::text::{clean, span};
@@ -115,6 +117,10 @@ impl Progress {
             RunEvent::AttemptFaulted { test, fault, .. } => {
                 self.stop(test);
                 self.set(test, Last::Fault);
+                if fault.kind == FaultKind::Cancelled {
+                    // Whoever stopped the run knows; the summary counts them.
+                    return Vec::new();
+                }
                 vec![self.fault_line("FAULT", &test.to_string(), fault)]
             }
             other => self.notice(other),
@@ -296,10 +302,10 @@ pub(crate) fn outcome_word(outcome: Outcome) -> (&'static str, Paint) {
 }
 
 /// Why a run stopped handing out, in words.
-pub(crate) fn cancel_words(reason: regatta_model::CancelReason) -> &'static str {
+pub(crate) fn cancel_words(reason: CancelReason) -> &'static str {
     match reason {
-        regatta_model::CancelReason::FailFast => "a test failed, and the run was to stop then",
-        regatta_model::CancelReason::Interrupted => "it was interrupted; once more kills what still runs",
-        regatta_model::CancelReason::NobodyWorks => "nobody worked on a queue for too long",
+        CancelReason::FailFast => "a test failed, and the run was to stop then",
+        CancelReason::Interrupted => "it was interrupted",
+        CancelReason::NobodyWorks => "nobody worked on a queue for too long",
     }
 }

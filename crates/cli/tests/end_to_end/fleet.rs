@@ -1,0 +1,71 @@
+//! A run over RabbitMQ, with workers that are processes of their own.
+
+use nix::sys::signal::Signal;
+use regatta_testbed::shared_node;
+
+use crate::project::{Project, Running};
+
+#[test]
+fn two_workers_share_a_run_and_status_sees_them() {
+    let url = shared_node().url();
+    let names: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
+    let commands: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "sleep 0.1")).collect();
+    let project = Project::of_commands(&commands);
+    let queue = "cli-two-workers";
+    let configuration =
+        format!("[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\nqueue = \"{queue}\"\n");
+    project.write("regatta.toml", &configuration);
+
+    let mut run = Running::start(project.command(&["run", "--broker", &url, "--format", "json", "-j", "2"]));
+    run.wait_for("\"batch_sent\"");
+    let worker = |name: &str| {
+        Running::start(
+            project.command(&["worker", "-Q", queue, "--broker", &url, "--name", name, "--slots", "1"]),
+        )
+    };
+    let workers = [worker("one@here"), worker("two@here")];
+    run.wait_for("\"attempt_finished\"");
+    let mut status = project
+        .regatta(&["status", "--broker", &url, "-Q", queue, "--worker", "one@here", "--worker", "two@here"]);
+    // Both may not have come up yet.
+    let deadline = std::time::Instant::now() + crate::project::DEADLINE;
+    while status.code != Some(0) && std::time::Instant::now() < deadline {
+        status = project.regatta(&[
+            "status", "--broker", &url, "-Q", queue, "--worker", "one@here", "--worker", "two@here",
+        ]);
+    }
+    let status = status.expect(0);
+    assert!(
+        status.stdout.contains("one@here") && !status.stdout.contains("guest:guest"),
+        "{}",
+        status.stdout
+    );
+    let ended = run.wait().expect(0);
+    assert!(!ended.stdout.contains(":guest@"), "a password is shown");
+    assert_eq!(project.verdicts().len(), names.len());
+    for worker in workers {
+        worker.signal(Signal::SIGTERM);
+        worker.wait().expect(0);
+    }
+}
+
+#[test]
+fn nobody_who_works_is_said_with_what_to_do_and_ends_with_3() {
+    let url = shared_node().url();
+    let project = Project::of_commands(&[("a", "true")]);
+    project.write(
+        "regatta.toml",
+        "give-up-after = \"3s\"\n[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\nqueue = \"cli-nobody\"\n",
+    );
+    let ended = project.regatta(&["run", "--broker", &url]).expect(3);
+    assert!(ended.stdout.contains("regatta worker -Q cli-nobody"), "{}", ended.stdout);
+    assert_eq!(project.verdicts(), ["a unjudged"]);
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_3() {
+    let project = Project::of_commands(&[("a", "true")]);
+    let ended = project.regatta(&["run", "--broker", "amqp://guest:secret-word@127.0.0.1:1"]).expect(3);
+    assert!(ended.stderr.contains("can't be reached"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("secret-word"), "{}", ended.stderr);
+}

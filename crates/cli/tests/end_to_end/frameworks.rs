@@ -1,0 +1,92 @@
+//! pytest and Cargo projects as they are, without configuration.
+
+use crate::project::Project;
+
+const FRUIT: &str = "
+import os
+import pytest
+
+def test_apple():
+    assert True
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_pears(count):
+    print('hello')
+    assert count < 3
+
+def test_plum():
+    pytest.skip('not ripe')
+";
+
+#[test]
+fn pytest_is_recognised_and_a_filter_names_single_tests() {
+    let project = Project::new(&[("test_fruit.py", FRUIT)]);
+    // Nothing is remembered yet: the filter has to ask.
+    project.python(&["run", "pears[1]"]).expect(0);
+    assert_eq!(project.verdicts(), ["test_fruit.py::test_pears[1] passed"]);
+    project.python(&["run"]).expect(1);
+    let all = [
+        "test_fruit.py::test_apple passed",
+        "test_fruit.py::test_pears[1] passed",
+        "test_fruit.py::test_pears[2] passed",
+        "test_fruit.py::test_pears[3] failed",
+        "test_fruit.py::test_plum skipped",
+    ];
+    assert_eq!(project.verdicts(), all);
+    let listed = project.python(&["list"]).expect(0);
+    assert_eq!(listed.stdout.lines().count(), all.len());
+}
+
+#[test]
+fn the_second_run_knows_the_tests_of_an_unchanged_file() {
+    let project = Project::new(&[("test_a.py", "def test_a(): pass\n")]);
+    project.python(&["run"]).expect(0);
+    assert_eq!(project.facts("listed")[0]["units"].as_array().unwrap().len(), 1);
+    project.python(&["run"]).expect(0);
+    assert_eq!(project.facts("listed")[0]["tests"].as_array().unwrap().len(), 1);
+    project.write("test_a.py", "def test_b(): pass\n");
+    project.python(&["run"]).expect(0);
+    assert_eq!(project.verdicts(), ["test_a.py::test_b passed"]);
+}
+
+#[test]
+fn a_test_that_ends_the_interpreter_is_never_a_pass() {
+    let exit = "import os\ndef test_a(): os._exit(0)\ndef test_b(): pass\n";
+    let project = Project::new(&[("test_exit.py", exit)]);
+    project.python(&["run"]).expect(1);
+    assert_eq!(project.verdicts(), ["test_exit.py::test_a failed", "test_exit.py::test_b passed"]);
+    assert_eq!(project.run_json()["tests"][0]["attempts"][0]["judgement"]["outcome"], "crashed");
+}
+
+#[test]
+fn cargo_is_recognised_and_exit_0_inside_a_test_is_no_pass() {
+    let project = Project::new(&[
+        (
+            "Cargo.toml",
+            "[package]\nname = \"fruit\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n",
+        ),
+        (
+            "src/lib.rs",
+            "#[test]\nfn apple() {}\n#[test]\nfn pear() { panic!(\"rotten\") }\n\
+             #[test]\nfn plum() { std::process::exit(0) }\n#[test]\n#[ignore]\nfn quince() {}\n",
+        ),
+    ]);
+    let ended = project.regatta(&["run"]).expect(1);
+    assert!(ended.stdout.contains("rotten"), "{}", ended.stdout);
+    let verdicts = project.verdicts();
+    let ends: Vec<&str> = verdicts.iter().map(|text| text.rsplit(['$', ':', ' ']).next().unwrap()).collect();
+    assert_eq!(ends[..3], ["passed", "failed", "failed"], "{verdicts:?}");
+}
+
+#[test]
+fn a_project_that_does_not_build_is_a_fault() {
+    let project = Project::new(&[
+        (
+            "Cargo.toml",
+            "[package]\nname = \"fruit\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n",
+        ),
+        ("src/lib.rs", "fn broken( {}\n"),
+    ]);
+    let ended = project.regatta(&["run"]).expect(3);
+    assert!(ended.stdout.contains("src/lib.rs:1"), "{}", ended.stdout);
+}

@@ -1,0 +1,111 @@
+//! Verdicts and exit codes, on commands.
+
+use crate::project::{Project, somebody_runs};
+
+#[test]
+fn all_passed_is_0_and_leaves_its_files() {
+    let project = Project::of_commands(&[("a", "true"), ("b", "echo hi")]);
+    let ended = project.regatta(&["run"]).expect(0);
+    assert!(ended.stdout.contains("2 tests") && ended.stdout.contains("2 passed"), "{}", ended.stdout);
+    assert_eq!(project.verdicts(), ["a passed", "b passed"]);
+    let run = project.run_json();
+    assert_eq!((run["schema"].as_u64(), run["exit_code"].as_u64()), (Some(1), Some(0)));
+    assert_eq!(run["tests"][1]["attempts"][0]["record"]["output"]["text"], "hi\n");
+    assert_eq!(project.facts("run_finished").len(), 1);
+    assert!(project.path().join(".regatta/.gitignore").exists());
+}
+
+#[test]
+fn a_failure_is_1_and_is_shown_in_full() {
+    let project = Project::of_commands(&[("good", "true"), ("bad", "echo oh no; exit 3")]);
+    let ended = project.regatta(&["run"]).expect(1);
+    assert!(ended.stdout.contains("| oh no") && ended.stdout.contains("exit status 3"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains('\u{1b}'), "a pipe gets no colours");
+    assert_eq!(project.verdicts(), ["bad failed", "good passed"]);
+}
+
+#[test]
+fn flaky_is_0_with_every_attempt_on_record() {
+    let project = Project::of_commands(&[("flaky", "test -e seen || { touch seen; exit 1; }")]);
+    let ended = project.regatta(&["run", "--retries", "2"]).expect(0);
+    assert!(ended.stdout.contains("attempt 2 of 2"), "{}", ended.stdout);
+    assert_eq!(project.verdicts(), ["flaky flaky"]);
+    let file = std::fs::read(project.run_folder().join("junit.xml")).unwrap();
+    let junit = quick_junit::Report::deserialize(file.as_slice()).unwrap();
+    let case = &junit.test_suites[0].test_cases[0];
+    let quick_junit::TestCaseStatus::Success { flaky_runs } = &case.status else { panic!("{case:?}") };
+    assert_eq!(flaky_runs.len(), 1);
+}
+
+#[test]
+fn time_out_ends_the_whole_tree_and_keeps_what_was_printed() {
+    let seconds = "86400.125";
+    let project =
+        Project::of_commands(&[("slow", &format!("setsid sleep {seconds} & echo partial; sleep {seconds}"))]);
+    project.regatta(&["run", "--timeout", "500ms"]).expect(1);
+    let run = project.run_json();
+    let attempt = &run["tests"][0]["attempts"][0];
+    assert_eq!(attempt["judgement"]["outcome"], "timed_out");
+    assert_eq!(attempt["record"]["output"]["text"], "partial\n");
+    assert!(!somebody_runs(seconds));
+}
+
+#[test]
+fn fail_fast_hands_out_no_more_and_is_1() {
+    let commands: Vec<(String, &str)> =
+        (0..200).map(|n| (format!("t{n}"), if n == 0 { "exit 1" } else { "sleep 0.1" })).collect();
+    let commands: Vec<(&str, &str)> = commands.iter().map(|(name, run)| (name.as_str(), *run)).collect();
+    let project = Project::of_commands(&commands);
+    let ended = project.regatta(&["run", "--fail-fast", "-j", "1"]).expect(1);
+    assert!(ended.stdout.contains("were not run to their end"), "{}", ended.stdout);
+    assert_eq!(project.run_json()["cancelled"], "fail_fast");
+}
+
+#[test]
+fn filters_choose_and_none_left_is_4() {
+    let project = Project::of_commands(&[("a one", "true"), ("a two", "true"), ("b[1]", "true")]);
+    project.regatta(&["run", "b[1]"]).expect(0);
+    assert_eq!(project.verdicts(), ["b[1] passed"]);
+    let listed = project.regatta(&["list", "--filter", "a *", "--exclude", "two"]).expect(0);
+    assert_eq!(listed.stdout, "smoke a one\n");
+    let ended = project.regatta(&["run", "nothing like it"]).expect(4);
+    assert!(ended.stderr.contains("error: no tests were found"), "{}", ended.stderr);
+    Project::new(&[]).regatta(&["run"]).expect(4);
+}
+
+#[test]
+fn json_is_the_ledger_itself() {
+    let project = Project::of_commands(&[("a", "true"), ("b", "false")]);
+    let ended = project.regatta(&["run", "--format", "json"]).expect(1);
+    let ledger = std::fs::read_to_string(project.run_folder().join("events.jsonl")).unwrap();
+    assert_eq!(ended.stdout, ledger);
+}
+
+#[test]
+fn the_next_run_begins_with_what_failed_and_can_be_only_that() {
+    let project =
+        Project::of_commands(&[("a", "true"), ("b", "sleep 0.3"), ("c", "exit 1"), ("d", "sleep 0.1")]);
+    project.regatta(&["run"]).expect(1);
+    project.regatta(&["run", "-j", "1"]).expect(1);
+    let order: Vec<String> = project
+        .facts("attempt_started")
+        .iter()
+        .map(|fact| fact["test"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(order, ["c", "b", "d", "a"]);
+    let results = project.path().join("results");
+    project.regatta(&["run", "--failed", "--results", "results"]).expect(1);
+    let run: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(results.join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["totals"]["tests"], 1);
+    let shown = project.regatta(&["show", "results"]).expect(1);
+    assert!(shown.stdout.contains("1 tests"), "{}", shown.stdout);
+}
+
+#[test]
+fn a_damaged_history_is_said_and_is_no_hindrance() {
+    let project = Project::of_commands(&[("a", "true")]);
+    project.write(".regatta/store.db", &"no database at all, whatever it may look like. ".repeat(50));
+    let ended = project.regatta(&["run"]).expect(0);
+    assert!(ended.stderr.contains("goes on without history"), "{}", ended.stderr);
+}

@@ -1,0 +1,38 @@
+//! Ctrl-C, once and twice.
+
+use nix::sys::signal::Signal;
+
+use crate::project::{Project, Running, somebody_runs};
+
+fn started(project: &Project) -> Running {
+    let mut run = Running::start(project.command(&["run", "-j", "1", "--format", "json"]));
+    run.wait_for("\"attempt_started\"");
+    run
+}
+
+#[test]
+fn the_first_signal_lets_what_runs_end_and_hands_out_no_more() {
+    let wait = "touch begun; while test ! -e go; do sleep 0.05; done";
+    let project = Project::of_commands(&[("first", wait), ("second", wait)]);
+    let mut run = started(&project);
+    run.signal(Signal::SIGINT);
+    run.wait_for("\"cancelled\"");
+    project.write("go", "");
+    run.wait().expect(130);
+    let mut verdicts = project.verdicts();
+    verdicts.sort_by_key(|text| text.split(' ').nth(1).map(str::to_owned));
+    assert!(verdicts[0].ends_with("passed") && verdicts[1].ends_with("unjudged"), "{verdicts:?}");
+}
+
+#[test]
+fn the_second_signal_kills_at_once_and_nothing_is_left() {
+    let seconds = "86400.25";
+    let project = Project::of_commands(&[("a", &format!("setsid sleep {seconds} & sleep {seconds}"))]);
+    let mut run = started(&project);
+    run.signal(Signal::SIGINT);
+    run.wait_for("\"cancelled\"");
+    run.signal(Signal::SIGINT);
+    run.wait().expect(130);
+    assert!(!somebody_runs(seconds));
+    assert_eq!(project.verdicts(), ["a unjudged"]);
+}
