@@ -207,7 +207,7 @@ mod tests {
         for (text, expected) in [
             ("a: true\nnonsense", "line 2: \"nonsense\" isn't of the form `name: command`"),
             ("a: 'open", "line 1: missing closing quote"),
-            ("\n : true", "line 2: \": true\" isn't of the form `name: command`"),
+            ("\n : true", "line 2: \": true\" needs a name and a command"),
         ] {
             assert_eq!(parse_commands(text).unwrap_err(), expected);
         }

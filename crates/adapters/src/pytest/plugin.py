@@ -145,7 +145,7 @@ class Fold:
         if outcome == "passed":
             return None
         crash = getattr(report.longrepr, "reprcrash", None)
-        words = first_line(crash.message if crash else report.longreprtext)
+        words = first_line(crash.message if crash else first_error(report.longreprtext))
         return f"{words} (in {report.when})" if outcome == "errored" and report.when in ("setup", "teardown") else words
 
     def text(self):
@@ -469,7 +469,7 @@ class Regatta:
             text += f"\n--- {title} ---\n{content}"
         text, omitted = shorten(text)
         crash = getattr(report.longrepr, "reprcrash", None)
-        record["message"] = first_line(crash.message if crash else last_error(text))
+        record["message"] = first_line(crash.message if crash else first_error(text))
         record["output"] = {"text": text, "bytes_omitted": omitted}
         return record
 
@@ -493,9 +493,9 @@ class Regatta:
         self.channel.say({"k": "end", "error": None})
 
 
-def last_error(text):
-    lines = [line[2:] for line in text.splitlines() if line.startswith("E ")]
-    return lines[-1] if lines else text
+def first_error(text):
+    """The line that pytest marks as the error itself, when there is one."""
+    return next((line[2:] for line in text.splitlines() if line.startswith("E ")), text)
 
 
 class Neighbour:

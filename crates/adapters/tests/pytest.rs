@@ -1,0 +1,202 @@
+//! A project full of traps, listed and run as a worker would, and compared with what plain pytest says of it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use regatta_adapters::{
+    Adapter, Ended, Exit, Invocation, ListingStep, Pytest, PytestConfig, Runner, WarmFact, WarmSession,
+};
+use regatta_model::{Item, Outcome, Record, Time};
+
+/// Crashes in these end plain pytest too, so it can't be asked about them.
+const CRASHING: [&str; 2] = ["test_crash.py", "test_import_exits.py"];
+
+fn command(invocation: &Invocation, wrap: &[&str]) -> Command {
+    let mut command = match wrap {
+        [] => Command::new(&invocation.program),
+        [shell, words @ ..] => {
+            let mut command = Command::new(shell);
+            command.args(words).arg(&invocation.program);
+            command
+        }
+    };
+    command.args(&invocation.args).current_dir(&invocation.cwd).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.envs(invocation.env.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+fn ended(exit: Exit) -> Ended {
+    let (stdout, stderr) = (Vec::new(), Vec::new());
+    Ended { exit, stdout, stderr, bytes_omitted: 0, started: Time(1), duration: Duration::ZERO, leaked: 0 }
+}
+
+fn exit(status: std::process::ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().map_or_else(|| Exit::Signal(status.signal().unwrap_or(0)), Exit::Code)
+}
+
+/// A copy of the project: nothing that runs may write into the repository.
+fn project() -> (tempfile::TempDir, Pytest) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nasty");
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(copy.path()).status().unwrap();
+    assert!(copied.success());
+    let python = Some(regatta_testbed::python());
+    let pytest = Pytest::new(PytestConfig { python, ..PytestConfig::new(copy.path()) });
+    (copy, pytest)
+}
+
+fn units(pytest: &Pytest) -> Vec<String> {
+    let mut listing = pytest.list();
+    let mut found = Vec::new();
+    loop {
+        match listing.next().unwrap() {
+            ListingStep::Run(invocation) => {
+                let output = command(&invocation, &[]).output().unwrap();
+                let ended =
+                    Ended { stdout: output.stdout, stderr: output.stderr, ..ended(exit(output.status)) };
+                listing.ended(&ended).unwrap();
+            }
+            ListingStep::Found { units, .. } => found.extend(units.into_iter().map(|unit| unit.name)),
+            ListingStep::Done { .. } => return found,
+        }
+    }
+}
+
+struct Warm {
+    session: Box<dyn WarmSession>,
+    process: Option<(Child, ChildStdin, BufReader<ChildStdout>)>,
+}
+
+impl Warm {
+    fn new(pytest: &Pytest, tree: &Path) -> Self {
+        let Runner::Warm(session) = pytest.runner(tree, None).unwrap() else { panic!("a warm process") };
+        Self { session, process: None }
+    }
+
+    /// Asks for items; gives records in their order, and the test in which the process ended when it did.
+    fn ask(&mut self, items: &[Item]) -> (Vec<(String, Record)>, Option<String>) {
+        if self.process.is_none() {
+            let shell = "exec 3<&0 4>&1 </dev/null >/dev/null 2>&1; exec \"$@\"";
+            let mut command = command(&self.session.invocation(), &["sh", "-c", shell, "sh"]);
+            command.env("REGATTA_REQUEST_FD", "3").env("REGATTA_RECORD_FD", "4");
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+            self.process = Some((child, stdin, BufReader::new(stdout)));
+        }
+        let request = self.session.request(items);
+        let (_, requests, records) = self.process.as_mut().unwrap();
+        requests.write_all(&[request.as_slice(), b"\n"].concat()).unwrap();
+        let mut finished = Vec::new();
+        let mut running = None;
+        let mut line = Vec::new();
+        while records.read_until(b'\n', &mut line).unwrap() > 0 {
+            for fact in self.session.record(&line).unwrap() {
+                match fact {
+                    WarmFact::RequestDone => return (finished, None),
+                    WarmFact::Started { test } => running = Some(test),
+                    WarmFact::Finished { test, record } => {
+                        assert_eq!(running.take().as_ref(), Some(&test));
+                        finished.push((test, record));
+                    }
+                    WarmFact::Ready | WarmFact::Collected { .. } | WarmFact::UnitFinished { .. } => {}
+                }
+            }
+            line.clear();
+        }
+        let (mut child, ..) = self.process.take().unwrap();
+        let exit = exit(child.wait().unwrap());
+        let test = running.unwrap_or_default();
+        finished.push((test.clone(), self.session.crashed(&test, &ended(exit))));
+        (finished, Some(test))
+    }
+}
+
+fn word(record: &Record) -> String {
+    let outcome = serde_json::to_value(record.outcome).unwrap();
+    record.native.clone().unwrap_or_else(|| outcome.as_str().unwrap().to_owned())
+}
+
+fn plain(tree: &Path) -> BTreeMap<String, String> {
+    let results = tree.join("plain.jsonl");
+    let mut pytest = Command::new(regatta_testbed::python());
+    pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--doctest-modules"]);
+    pytest.args(["--continue-on-collection-errors", "-p", "every_result"]);
+    pytest.args(CRASHING.map(|name| format!("--ignore={name}"))).current_dir(tree);
+    let peers = regatta_testbed::workspace().join("xtask/peers");
+    pytest.env("PYTHONPATH", peers).env("EVERY_RESULT", &results).env("PYTHONHASHSEED", "0");
+    pytest.env("PYTHONDONTWRITEBYTECODE", "1").stdout(Stdio::null()).stderr(Stdio::null());
+    assert_eq!(pytest.status().unwrap().code(), Some(1));
+    let mut said: BTreeMap<String, String> = BTreeMap::new();
+    for line in std::fs::read_to_string(results).unwrap().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        said.insert(line["test"].as_str().unwrap().into(), line["outcome"].as_str().unwrap().into());
+    }
+    said
+}
+
+#[test]
+fn a_project_of_traps_has_the_verdicts_of_plain_pytest() {
+    let (tree, pytest) = project();
+    let mut warm = Warm::new(&pytest, tree.path());
+    let units: Vec<String> =
+        units(&pytest).into_iter().filter(|unit| !CRASHING.contains(&unit.as_str())).collect();
+    let items: Vec<Item> = units.iter().cloned().map(Item::Unit).collect();
+    let (records, crashed) = warm.ask(&items);
+    assert_eq!(crashed, None);
+    let ours: BTreeMap<String, String> =
+        records.iter().map(|(test, record)| (test.clone(), word(record))).collect();
+    assert_eq!(ours.len(), records.len(), "one record for each test");
+    let mut theirs = plain(tree.path());
+    // The plugin that asks pytest sees the report of the test itself, which passed; pytest fails the run for a subtest.
+    let subtests = "test_unittest.py::Case::test_subtests";
+    assert_eq!(
+        (theirs.insert(subtests.into(), "failed".into()), &*ours[subtests]),
+        (Some("passed".into()), "failed")
+    );
+    assert_eq!(ours, theirs);
+
+    // The same tests by name, last first, in the same process: what is shared is set up anew where it has to be.
+    let names: Vec<Item> = ours.keys().rev().cloned().map(Item::Test).collect();
+    let (again, crashed) = warm.ask(&names);
+    assert_eq!((again.len(), crashed), (ours.len(), None));
+    let missing = [Item::Test("test_output.py::no_such".into()), Item::Test("no_such.py::test".into())];
+    assert_eq!(warm.ask(&missing), (Vec::new(), None), "nothing is said of what isn't there");
+}
+
+#[test]
+fn a_crash_is_no_pass_and_keeps_what_was_printed() {
+    let (tree, pytest) = project();
+    let mut warm = Warm::new(&pytest, tree.path());
+    let (records, crashed) = warm.ask(&[Item::Unit("test_crash.py".into())]);
+    assert_eq!(crashed.as_deref(), Some("test_crash.py::test_exits_at_once"));
+    let (_, record) = records.last().unwrap();
+    assert_eq!(record.outcome, Outcome::Crashed);
+    assert_eq!(record.output.text.trim(), "partial words");
+    let rest = ["test_between", "test_segfault"].map(|test| Item::Test(format!("test_crash.py::{test}")));
+    let (records, crashed) = warm.ask(&rest);
+    assert_eq!(crashed.as_deref(), Some("test_crash.py::test_segfault"));
+    assert_eq!(records[0].1.outcome, Outcome::Passed);
+    assert!(records[1].1.message.as_ref().unwrap().contains("SIGSEGV"));
+    let (_, crashed) = warm.ask(&[Item::Unit("test_import_exits.py".into())]);
+    assert_eq!(crashed.as_deref(), Some(""), "no test had begun");
+}
+
+#[test]
+fn a_broken_project_says_why_it_cannot_be_listed() {
+    let (tree, pytest) = project();
+    std::fs::write(
+        PathBuf::from(tree.path()).join("conftest.py"),
+        "raise RuntimeError('broken at its root')",
+    )
+    .unwrap();
+    let mut listing = pytest.list();
+    let Ok(ListingStep::Run(invocation)) = listing.next() else { panic!("one command") };
+    let output = command(&invocation, &[]).output().unwrap();
+    let ended = Ended { stdout: output.stdout, stderr: output.stderr, ..ended(exit(output.status)) };
+    let error = listing.ended(&ended).unwrap_err().to_string();
+    assert!(error.contains("broken at its root"), "{error}");
+}
