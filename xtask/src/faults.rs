@@ -18,9 +18,6 @@ use crate::regatta::{Project, Regatta, forget_runs};
 use crate::say::line;
 use crate::verdicts::{Story, Verdicts, compare, expect_whole, story_of};
 
-/// The longest that one run may take, faults included.
-const RUN_MAX: Duration = Duration::from_secs(900);
-
 /// Within what time a run must say that nobody works on its queue.
 const NOBODY_MAX: Duration = Duration::from_secs(10);
 
@@ -64,6 +61,8 @@ pub struct Scene {
     undisturbed: Verdicts,
     /// After how many finished tests the fault strikes: well into the run, far from its end.
     strike_after: usize,
+    /// The longest that one run may take, faults included.
+    run_max: Duration,
 }
 
 impl Scene {
@@ -77,6 +76,7 @@ impl Scene {
             project: Project { folder: lab.networkx("faults")?, python: Some(lab.python()?) },
             undisturbed: plain_pytest(lab)?,
             strike_after: 500,
+            run_max: Duration::from_secs(900),
         })
     }
 
@@ -98,7 +98,13 @@ impl Scene {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("regatta.toml"), configuration)?;
         let project = Project { folder, python: None };
-        Ok(Self { regatta: Regatta { binary }, project, undisturbed, strike_after: 6 })
+        Ok(Self {
+            regatta: Regatta { binary },
+            project,
+            undisturbed,
+            strike_after: 6,
+            run_max: Duration::from_secs(90),
+        })
     }
 
     fn worker(&self, node: &Node, name: &str) -> anyhow::Result<Running> {
@@ -110,7 +116,7 @@ impl Scene {
         forget_runs(&self.project.folder)?;
         let mut run = Running::start(self.regatta.run_on(&self.project, &node.url(), 2))?;
         let mut finished = 0;
-        run.wait_for(RUN_MAX, |line| {
+        run.wait_for(self.run_max, |line| {
             finished += usize::from(line.contains("\"attempt_finished\""));
             finished == self.strike_after
         })?;
@@ -119,7 +125,7 @@ impl Scene {
 
     /// The end of a run that was disturbed: as if it had not been.
     fn as_undisturbed(&self, run: Running) -> anyhow::Result<Story> {
-        run.finish(RUN_MAX)?.expect_code("regatta run", &[0, 1])?;
+        run.finish(self.run_max)?.expect_code("regatta run", &[0, 1])?;
         let story = story_of(&self.project.folder)?;
         expect_whole(&story)?;
         let comparison = compare(&self.undisturbed, &story.verdicts);
@@ -160,7 +166,7 @@ fn worker_frozen(scene: &Scene) -> anyhow::Result<String> {
     let (one, two) = (scene.worker(&node, "one")?, scene.worker(&node, "two")?);
     let mut run = scene.underway(&node)?;
     one.signal(Signal::SIGSTOP)?;
-    run.wait_for(RUN_MAX, |line| line.contains("\"worker_lost\""))
+    run.wait_for(scene.run_max, |line| line.contains("\"worker_lost\""))
         .context("the frozen worker was not given up")?;
     one.signal(Signal::SIGCONT)?;
     let story = scene.as_undisturbed(run)?;
