@@ -15,7 +15,8 @@ const OURS: &str = "REGATTA_";
 
 /// Starts to log to standard error.
 pub(crate) fn start_logs(args: &Args) {
-    let quiet = if matches!(args.command, Command::Worker(_)) { "info" } else { "error" };
+    // What the AMQP client calls an error, such as a question for a queue that isn't there, our own side judges.
+    let quiet = if matches!(args.command, Command::Worker(_)) { "info,lapin=off" } else { "error,lapin=off" };
     let filter = EnvFilter::builder().parse_lossy(args.log.as_deref().unwrap_or(quiet));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {

@@ -7,6 +7,8 @@ mod document;
 mod junit;
 mod live;
 mod progress;
+#[cfg(test)]
+mod stories;
 mod style;
 mod summary;
 mod text;

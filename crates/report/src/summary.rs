@@ -291,6 +291,3 @@ impl<'a> Summary<'a> {
         self.line(&folder);
     }
 }
-
-#[cfg(test)]
-mod tests;

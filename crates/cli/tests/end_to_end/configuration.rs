@@ -11,33 +11,89 @@ fn wrong(text: &str) -> String {
 
 #[test]
 fn an_unknown_key_and_what_was_meant() {
-    insta::assert_snapshot!(wrong("workers = 2\nretrys = 1\n"), @"");
+    insta::assert_snapshot!(wrong("workers = 2\nretrys = 1\n"), @r#"
+    error: regatta.toml says something that regatta doesn't understand
+      × unknown field `retrys`, expected one of `retries`, `backoff`, `backoff-max`, `timeout`, `list-timeout`, `workers`, `fail-fast`, `give-up-after`, `env`, `suite`
+       ╭─[regatta.toml:2:1]
+     1 │ workers = 2
+     2 │ retrys = 1
+       · ───┬──
+       ·    ╰── here
+       ╰────
+      help: did you mean `retries`?
+    "#);
 }
 
 #[test]
 fn an_unknown_key_of_a_suite() {
-    insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"pytest\"\npath = [\"t\"]\n"), @"");
+    insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"pytest\"\npath = [\"t\"]\n"), @r#"
+    error: regatta.toml says something that regatta doesn't understand
+      × unknown field `path`, expected one of `adapter`, `paths`, `args`, `python`, `manifest`, `env`, `file`, `test`, `queue`, `route`
+       ╭─[regatta.toml:3:1]
+     2 │ adapter = "pytest"
+     3 │ path = ["t"]
+       · ──┬─
+       ·   ╰── here
+       ╰────
+      help: did you mean `paths`?
+    "#);
 }
 
 #[test]
 fn a_wrong_type_and_a_wrong_word() {
-    insta::assert_snapshot!(wrong("retries = \"two\"\n"), @"");
-    insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"nose\"\n"), @"");
+    insta::assert_snapshot!(wrong("retries = \"two\"\n"), @r#"
+    error: regatta.toml says something that regatta doesn't understand
+      × invalid type: string "two", expected u32
+       ╭─[regatta.toml:1:11]
+     1 │ retries = "two"
+       ·           ──┬──
+       ·             ╰── here
+       ╰────
+    "#);
+    insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"nose\"\n"), @r#"
+    error: regatta.toml says something that regatta doesn't understand
+      × unknown variant `nose`, expected one of `pytest`, `cargo`, `commands`
+       ╭─[regatta.toml:2:11]
+     1 │ [suite.unit]
+     2 │ adapter = "nose"
+       ·           ───┬──
+       ·              ╰── here
+       ╰────
+    "#);
 }
 
 #[test]
 fn a_span_of_time() {
-    insta::assert_snapshot!(wrong("timeout = \"soon\"\n"), @"");
+    insta::assert_snapshot!(wrong("timeout = \"soon\"\n"), @r#"
+    error: regatta.toml says something that regatta doesn't understand
+      × "soon" is no span of time such as "30s" (expected number at 0)
+       ╭─[regatta.toml:1:11]
+     1 │ timeout = "soon"
+       ·           ───┬──
+       ·              ╰── here
+       ╰────
+    "#);
 }
 
 #[test]
 fn no_toml_at_all() {
-    insta::assert_snapshot!(wrong("retries = \n"), @"");
+    insta::assert_snapshot!(wrong("retries = \n"), @r#"
+    error: regatta.toml says something that regatta doesn't understand
+      × string values must be quoted, expected literal string
+       ╭─[regatta.toml:1:11]
+     1 │ retries =
+       ·           ▲
+       ·           ╰── here
+       ╰────
+    "#);
 }
 
 #[test]
 fn a_key_of_another_adapter() {
-    insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"cargo\"\npaths = [\"t\"]\n"), @"");
+    insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"cargo\"\npaths = [\"t\"]\n"), @r#"
+    error: suite unit: `paths` says nothing to the adapter cargo
+    hint: remove it from regatta.toml, or choose another adapter
+    "#);
 }
 
 #[test]

@@ -55,10 +55,11 @@ fn nobody_who_works_is_said_with_what_to_do_and_ends_with_3() {
     let project = Project::of_commands(&[("a", "true")]);
     project.write(
         "regatta.toml",
-        "give-up-after = \"3s\"\n[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\nqueue = \"cli-nobody\"\n",
+        "give-up-after = \"1s\"\n[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\nqueue = \"cli-nobody\"\n",
     );
     let ended = project.regatta(&["run", "--broker", &url]).expect(3);
-    assert!(ended.stdout.contains("regatta worker -Q cli-nobody"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("NOBODY WORKS") && ended.stdout.contains("regatta worker -Q"), "{ended:?}");
+    assert_eq!(ended.stderr, "", "what went as expected is no error");
     assert_eq!(project.verdicts(), ["a unjudged"]);
 }
 

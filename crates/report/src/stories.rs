@@ -1,0 +1,257 @@
+//! One recorded stream of facts, read by every reporter.
+
+use std::collections::HashMap;
+
+use regatta_model::{
+    CancelReason, Fault, FaultKind, Lease, Listed, Outcome, Output, Policy, Record, RunEvent, RunRecord,
+    Stamped, Suite, TestId, Time, Token,
+};
+
+use crate::{Progress, Style, Summary, SummaryOptions, Verbosity, write_junit, write_run};
+
+const BEGAN: u64 = 1_763_971_200_000_000;
+
+fn test(name: &str) -> TestId {
+    TestId::new("unit", name)
+}
+
+fn finished(
+    name: &str,
+    attempt: u32,
+    worker: &str,
+    outcome: Outcome,
+    took_ms: u64,
+    output: &str,
+) -> RunEvent {
+    let message = (!outcome.is_good()).then(|| format!("{name} did not do it"));
+    let output = Output { text: output.to_owned(), bytes_omitted: 0 };
+    let record = Record { message, output, ..Record::new(outcome, Time(BEGAN), took_ms * 1_000) };
+    RunEvent::AttemptFinished {
+        test: test(name),
+        attempt,
+        token: Token(u64::from(attempt)),
+        batch: "b1".into(),
+        lease: Lease(1),
+        worker: worker.into(),
+        record,
+    }
+}
+
+/// A failure that stays, a flaky test, a crash's output full of escapes, a lost worker, and a test nobody reported.
+fn facts() -> Vec<Stamped> {
+    let policy = Policy {
+        retries: 1,
+        backoff_ms: 200,
+        backoff_max_ms: 1_000,
+        fail_fast: false,
+        test_timeout_ms: 60_000,
+        beat_ms: 1_000,
+        losses_max: 2,
+    };
+    let names = ["good", "bad", "flaky", "skipped", "lost", "slow"];
+    let listed = names.map(|name| Listed { test: test(name), unit: None });
+    let fault =
+        Fault { kind: FaultKind::NotReported, message: "its batch ended without a word of it".to_owned() };
+    let events = vec![
+        RunEvent::RunStarted {
+            run: "20251124-080000-abcd".into(),
+            schema: 1,
+            regatta: "0.1.0".to_owned(),
+            tree: "project".to_owned(),
+            broker: "the embedded broker".to_owned(),
+            suites: vec![Suite { name: "unit".into(), adapter: "commands".to_owned() }],
+            policy,
+        },
+        RunEvent::Listed { tests: listed.to_vec(), units: Vec::new() },
+        RunEvent::ListingEnded { suite: "unit".into(), fault: None },
+        RunEvent::AttemptStarted { test: test("slow"), attempt: 1, worker: "w2@h".into() },
+        finished("good", 1, "w1@h", Outcome::Passed, 5, ""),
+        finished("bad", 1, "w1@h", Outcome::Failed, 7, "one <&> \u{1b}[31mtwo\u{1b}[0m\u{0}\n"),
+        RunEvent::RetryScheduled { test: test("bad"), attempt: 2, delay_ms: 200 },
+        finished("flaky", 1, "w1@h", Outcome::Failed, 7, ""),
+        finished("skipped", 1, "w1@h", Outcome::Skipped, 0, ""),
+        RunEvent::WorkerLost {
+            worker: Some("w3@h".into()),
+            batch: "b2".into(),
+            tests: 2,
+            reason: "3 beats missed".to_owned(),
+        },
+        finished("bad", 2, "w2@h", Outcome::Crashed, 9, "\u{1b}[2Jthree\n"),
+        finished("flaky", 2, "w2@h", Outcome::Passed, 8, ""),
+        RunEvent::AttemptFaulted {
+            test: test("lost"),
+            attempt: 1,
+            token: Token(9),
+            batch: Some("b1".into()),
+            worker: Some("w1@h".into()),
+            fault,
+        },
+        RunEvent::NobodyWorks { queue: "q".to_owned(), for_ms: 10_000 },
+        finished("slow", 1, "w2@h", Outcome::Passed, 1_500, ""),
+        RunEvent::RunFinished,
+    ];
+    (0..).zip(events).map(|(n, event)| Stamped { at: Time(BEGAN + n * 100_000), event }).collect()
+}
+
+fn record(facts: &[Stamped]) -> RunRecord {
+    let mut record = RunRecord::default();
+    facts.iter().for_each(|fact| record.apply(fact));
+    record
+}
+
+fn plain(verbosity: Verbosity) -> String {
+    let mut progress = Progress::new(Style { color: false }, verbosity, HashMap::new());
+    facts().iter().flat_map(|fact| progress.on(fact)).map(|line| line + "\n").collect()
+}
+
+#[test]
+fn what_is_notable_gets_a_line() {
+    insta::assert_snapshot!(plain(Verbosity::Notable), @r#"
+    Run 20251124-080000-abcd: unit on the embedded broker
+          FAIL [  0.007s] unit bad on w1@h
+          NOTE unit bad will be tried again in 0.200s (attempt 2)
+          FAIL [  0.007s] unit flaky on w1@h
+          NOTE w3@h was lost (3 beats missed); 2 tests go to others
+         CRASH [  0.009s] unit bad (attempt 2) on w2@h
+         FLAKY [  0.008s] unit flaky (attempt 2) on w2@h
+         FAULT [   -    ] unit lost: its batch ended without a word of it
+          NOTE nobody works on queue q for 10.0s; start a worker: regatta worker -Q q --broker URL
+    "#);
+    assert_eq!(plain(Verbosity::Every).lines().count(), plain(Verbosity::Notable).lines().count() + 3);
+}
+
+#[test]
+fn the_live_view_shows_how_far_it_is_and_what_runs() {
+    let expected = HashMap::from([(test("slow"), 2_000_000)]);
+    let mut progress = Progress::new(Style { color: false }, Verbosity::Notable, expected);
+    for fact in &facts()[..9] {
+        progress.on(fact);
+    }
+    insta::assert_snapshot!(progress.draw(Time(BEGAN + 1_300_000)).join("\n"), @r#"
+    ████████████████░░░░░░░░ 4 of 6 tests, 2 failed, 1 skipped  1.300s, about 1.000s left
+        1.000s  unit slow  w2@h
+    "#);
+}
+
+#[test]
+fn the_summary_tells_all_that_is_not_as_it_should_be() {
+    let options = SummaryOptions { style: Style { color: false }, folder: ".regatta/runs/x".to_owned() };
+    insta::assert_snapshot!(Summary::render(&record(&facts()), &options), @r#"
+
+    Failures
+          FAIL [  0.007s] unit bad (attempt 1 of 2) on w1@h
+        bad did not do it
+        | one <&> two
+         CRASH [  0.009s] unit bad (attempt 2 of 2) on w2@h
+        bad did not do it
+        | three
+
+    Flaky: passed after failing
+          FAIL [  0.007s] unit flaky (attempt 1 of 2) on w1@h
+        flaky did not do it
+          PASS [  0.008s] unit flaky (attempt 2 of 2) on w2@h
+        it failed on w1@h and passed on w2@h: look at the worker too
+
+    Not judged: this is no verdict about the tests
+    NOT REPORTED unit lost on w1@h
+        its batch ended without a word of it
+
+    Slowest
+        1.500s unit slow
+
+    Incidents
+        worker lost: 3 beats missed
+
+    Failed: 6 tests in 1.500s: 2 passed, 1 flaky, 1 failed, 1 skipped, 1 not judged
+    Run only these again: regatta run --failed
+    Record: .regatta/runs/x
+    "#);
+}
+
+#[test]
+fn a_run_that_was_stopped_counts_what_it_did_not_run() {
+    let mut facts = facts();
+    facts.truncate(9);
+    let reason = CancelReason::FailFast;
+    facts.push(Stamped { at: Time(BEGAN + 900_000), event: RunEvent::Cancelled { reason } });
+    let options = SummaryOptions { style: Style { color: false }, folder: ".regatta/runs/x".to_owned() };
+    let text = Summary::render(&record(&facts), &options);
+    assert!(text.contains("2 tests were not run to their end."), "{text}");
+    assert!(text.contains("Stopped early: a test failed, and the run was to stop then."), "{text}");
+}
+
+#[test]
+fn junit_has_every_attempt_and_is_valid() {
+    let mut out = Vec::new();
+    write_junit(&mut out, &record(&facts())).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    quick_junit::Report::deserialize(text.as_bytes()).unwrap();
+    insta::assert_snapshot!(text, @r#"
+    <?xml version="1.0" encoding="UTF-8"?>
+    <testsuites name="regatta" tests="6" skipped="1" failures="1" errors="1" time="1.500">
+        <testsuite name="unit" tests="6" skipped="1" errors="1" failures="1">
+            <properties>
+                <property name="run" value="20251124-080000-abcd"/>
+                <property name="adapter" value="commands"/>
+            </properties>
+            <testcase name="good" classname="unit" time="0.005">
+                <properties>
+                    <property name="worker" value="w1@h"/>
+                </properties>
+            </testcase>
+            <testcase name="bad" classname="unit" time="0.007">
+                <properties>
+                    <property name="worker" value="w1@h"/>
+                </properties>
+                <failure message="bad did not do it" type="failed"/>
+                <rerunError time="0.009" message="bad did not do it" type="crashed">
+                    <system-out>three
+    </system-out>
+                </rerunError>
+                <system-out>one &lt;&amp;&gt; two
+    </system-out>
+            </testcase>
+            <testcase name="flaky" classname="unit" time="0.008">
+                <properties>
+                    <property name="worker" value="w2@h"/>
+                </properties>
+                <flakyFailure time="0.007" message="flaky did not do it" type="failed">
+                </flakyFailure>
+            </testcase>
+            <testcase name="skipped" classname="unit" time="0.000">
+                <properties>
+                    <property name="worker" value="w1@h"/>
+                </properties>
+                <skipped/>
+            </testcase>
+            <testcase name="lost" classname="unit">
+                <properties>
+                    <property name="worker" value="w1@h"/>
+                </properties>
+                <error message="its batch ended without a word of it" type="not_reported"/>
+            </testcase>
+            <testcase name="slow" classname="unit" time="1.500">
+                <properties>
+                    <property name="worker" value="w2@h"/>
+                </properties>
+            </testcase>
+        </testsuite>
+    </testsuites>
+    "#);
+}
+
+#[test]
+fn run_json_has_every_test_with_every_attempt() {
+    let mut out = Vec::new();
+    write_run(&mut out, &record(&facts()), "0.1.0", 3).unwrap();
+    let run: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(run["started"], "2025-11-24T08:00:00Z");
+    assert_eq!((run["schema"].as_u64(), run["duration_us"].as_u64()), (Some(1), Some(1_500_000)));
+    let verdicts: Vec<_> =
+        run["tests"].as_array().unwrap().iter().map(|test| test["verdict"].as_str()).collect();
+    let expected = ["passed", "failed", "flaky", "skipped", "unjudged", "passed"].map(Some);
+    assert_eq!(verdicts, expected);
+    assert_eq!(run["tests"][1]["attempts"][1]["judgement"]["outcome"], "crashed");
+    assert_eq!(run["tests"][4]["attempts"][0]["judgement"]["fault"]["kind"], "not_reported");
+    assert_eq!(run["workers_lost"][0], "3 beats missed");
+}
