@@ -1,5 +1,7 @@
 //! A crate whose tests end in every way, built, listed and run as a worker would.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the message")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

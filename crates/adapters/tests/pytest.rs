@@ -1,5 +1,7 @@
 //! A project full of traps, listed and run as a worker would, and compared with what plain pytest says of it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the message")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
