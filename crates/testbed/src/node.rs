@@ -192,7 +192,7 @@ impl Node {
         let lines = BufReader::new(server.stdout.take().expect("a pipe"));
         // The thread reads to the end, so that the node never waits for a reader.
         std::thread::spawn(move || {
-            lines.lines().map_while(Result::ok).for_each(|line| drop(tell.try_send(line)))
+            lines.lines().map_while(Result::ok).for_each(|line| drop(tell.try_send(line)));
         });
         self.server = Some(server);
         let mut said = Vec::new();
