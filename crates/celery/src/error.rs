@@ -216,7 +216,7 @@ impl TaskError {
 
 impl RemoteError {
     /// Reads the exception of a result that isn't a success. What isn't in Celery's form is shown as it came.
-    pub(crate) fn read(message: &ResultMessage) -> Self {
+    pub fn read(message: &ResultMessage) -> Self {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let traceback = message.traceback.clone();
         match message.result.to::<Value>() {

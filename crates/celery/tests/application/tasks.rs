@@ -1,19 +1,15 @@
 //! Application, worker and client together, on both brokers: what becomes of a task.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
-
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{client, on_both_brokers, options, start};
 use regatta_celery::transport::Broker;
 use regatta_celery::{
     App, Context, Prefetch, Retry, Task, TaskError, TaskFailure, TaskOptions, Update, WorkerEnd,
 };
 use serde::Deserialize;
-use support::{client, on_both_brokers, options, start};
 use tokio::sync::Semaphore;
 
 on_both_brokers! {

@@ -1,12 +1,12 @@
-//! What the tests of application, retry and interoperability share.
-
-#![expect(dead_code, reason = "each test binary uses its own part")]
+//! What the tests here share: brokers, workers and clients.
 
 use std::future::Future;
 use std::time::Duration;
 
-use regatta_celery::transport::Broker;
-use regatta_celery::{App, Client, ClientOptions, Phase, Worker, WorkerEnd, WorkerError, WorkerOptions};
+use regatta_celery::{
+    App, Broker, BrokerUrl, Client, ClientOptions, ConnectOptions, Phase, Worker, WorkerEnd, WorkerError,
+    WorkerOptions,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -94,15 +94,12 @@ macro_rules! on_both_brokers {
 }
 pub(crate) use on_both_brokers;
 
-pub(crate) mod python;
-
+/// RabbitMQ, on the node that all tests here share.
 pub(crate) async fn rabbitmq() -> Broker {
-    let url: regatta_celery::BrokerUrl = "amqp://guest:guest@127.0.0.1:5699/%2F".parse().unwrap();
-    Broker::connect(&url, regatta_celery::ConnectOptions::default()).await.unwrap()
+    let url: BrokerUrl = rabbitmq_url().parse().unwrap();
+    Broker::connect(&url, ConnectOptions::default()).await.unwrap()
 }
-pub(crate) fn python_with_celery() -> std::path::PathBuf {
-    "/tmp/peers/bin/python".into()
-}
-pub(crate) fn broker_url(_: &Broker) -> String {
-    "amqp://guest:guest@127.0.0.1:5699//".to_owned()
+
+pub(crate) fn rabbitmq_url() -> String {
+    regatta_testbed::shared_node().url()
 }

@@ -4,11 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use regatta_celery::transport::Broker;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::DEADLINE;
+use crate::support::{DEADLINE, rabbitmq_url};
 
 /// How many lines of a peer's output may wait to be read.
 const LINES: usize = 10_000;
@@ -18,13 +17,10 @@ fn peers() -> PathBuf {
 }
 
 /// A Python command that finds the peer and the broker.
-fn python(broker: &Broker, queue: &str) -> Command {
-    let mut command = Command::new(super::python_with_celery());
+fn python(queue: &str) -> Command {
+    let mut command = Command::new(regatta_testbed::python());
     command.current_dir(peers());
-    command
-        .env("PEER_BROKER", super::broker_url(broker))
-        .env("PEER_QUEUE", queue)
-        .env("PYTHONUNBUFFERED", "1");
+    command.env("PEER_BROKER", rabbitmq_url()).env("PEER_QUEUE", queue).env("PYTHONUNBUFFERED", "1");
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("C_FORCE_ROOT", "1");
     command
 }
@@ -88,8 +84,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) async fn start(broker: &Broker) -> Self {
-        let mut command = python(broker, "python");
+    pub(crate) async fn start() -> Self {
+        let mut command = python("python");
         command.arg("peer.py");
         let mut process = Process::start(command);
         let stdin = process.child.stdin.take().unwrap();
@@ -112,8 +108,8 @@ pub(crate) struct PythonWorker {
 }
 
 impl PythonWorker {
-    pub(crate) async fn start(broker: &Broker, queue: &str) -> Self {
-        let mut command = python(broker, queue);
+    pub(crate) async fn start(queue: &str) -> Self {
+        let mut command = python(queue);
         command.args(["-m", "celery", "-A", "peer", "worker", "-n", "python@peer", "-Q", queue]);
         command.args(["--pool", "solo", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]);
         let mut process = Process::start(command);
@@ -123,8 +119,8 @@ impl PythonWorker {
 }
 
 /// Runs one of Celery's tools to its end and gives what it says.
-pub(crate) async fn celery(broker: &Broker, arguments: &[&str]) -> String {
-    let mut command = python(broker, "python");
+pub(crate) async fn celery(arguments: &[&str]) -> String {
+    let mut command = python("python");
     command.args(["-m", "celery", "-A", "peer"]).args(arguments);
     let mut process = Process::start(command);
     while let Some(line) = tokio::time::timeout(DEADLINE, process.lines.recv()).await.expect("the tool hangs")
@@ -140,8 +136,8 @@ pub(crate) struct EventDump {
 }
 
 impl EventDump {
-    pub(crate) async fn start(broker: &Broker) -> Self {
-        let mut command = python(broker, "python");
+    pub(crate) async fn start() -> Self {
+        let mut command = python("python");
         command.args(["-m", "celery", "-A", "peer", "events", "--dump"]);
         let mut process = Process::start(command);
         process.line(|line| line.contains("starting capture")).await;

@@ -1,16 +1,12 @@
 //! Retries on both brokers: the wait holds nothing, survives the worker, and ends after the policy's last try.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
-
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{client, on_both_brokers, options, start};
 use regatta_celery::transport::Broker;
 use regatta_celery::{App, Context, Retry, Task, TaskError, TaskFailure, TaskOptions, Update};
-use support::{client, on_both_brokers, options, start};
 use tokio::sync::Semaphore;
 
 on_both_brokers! {
