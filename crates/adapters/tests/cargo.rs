@@ -38,7 +38,7 @@ fn list(cargo: &Cargo) -> (Vec<String>, Option<Digest>) {
         match listing.next().unwrap() {
             ListingStep::Run(invocation) => listing.ended(&run(&invocation)).unwrap(),
             ListingStep::Found { tests, .. } => {
-                found.extend(tests.into_iter().map(|listed| listed.test.name))
+                found.extend(tests.into_iter().map(|listed| listed.test.name));
             }
             ListingStep::Done { prepared } => return (found, prepared),
         }
