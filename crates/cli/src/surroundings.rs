@@ -20,7 +20,7 @@ pub(crate) fn start_logs(args: &Args) {
     let filter = EnvFilter::builder().parse_lossy(args.log.as_deref().unwrap_or(quiet));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
-        LogFormat::Human => logs.with_ansi(args.color.on_stderr()).init(),
+        LogFormat::Human => logs.with_ansi(false).init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
 }

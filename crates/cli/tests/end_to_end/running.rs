@@ -25,6 +25,14 @@ fn a_failure_is_1_and_is_shown_in_full() {
 }
 
 #[test]
+fn colours_come_when_they_are_asked_for() {
+    let project = Project::of_commands(&[("bad", "exit 3")]);
+    let ended = project.regatta(&["run", "--color", "always"]).expect(1);
+    assert!(ended.stdout.contains("\u{1b}[31"), "{}", ended.stdout);
+    project.regatta(&["show", "--color", "always", "--log", "debug"]).expect(1);
+}
+
+#[test]
 fn flaky_is_0_with_every_attempt_on_record() {
     let project = Project::of_commands(&[("flaky", "test -e seen || { touch seen; exit 1; }")]);
     let ended = project.regatta(&["run", "--retries", "2"]).expect(0);
@@ -87,11 +95,10 @@ fn the_next_run_begins_with_what_failed_and_can_be_only_that() {
         Project::of_commands(&[("a", "true"), ("b", "sleep 0.3"), ("c", "exit 1"), ("d", "sleep 0.1")]);
     project.regatta(&["run"]).expect(1);
     project.regatta(&["run", "-j", "1"]).expect(1);
-    let order: Vec<String> = project
-        .facts("attempt_started")
-        .iter()
-        .map(|fact| fact["test"]["name"].as_str().unwrap().to_owned())
-        .collect();
+    // As they were handed out: what is under way at once may overtake.
+    let batches = project.facts("batch_sent");
+    let items = batches.iter().flat_map(|fact| fact["items"].as_array().unwrap());
+    let order: Vec<&str> = items.map(|item| item[0]["test"].as_str().unwrap()).collect();
     assert_eq!(order, ["c", "b", "d", "a"]);
     let results = project.path().join("results");
     project.regatta(&["run", "--failed", "--results", "results"]).expect(1);
