@@ -48,6 +48,11 @@ pub struct SuiteOrder {
 }
 
 impl SuiteOrder {
+    /// Every queue that its batches may go to.
+    pub fn queues(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.queue.as_str()).chain(self.routes.iter().map(|route| route.queue.as_str()))
+    }
+
     /// The lane of an item.
     pub(crate) fn lane(&self, item: &Item) -> Lane {
         let (Item::Test(name) | Item::Unit(name)) = item;

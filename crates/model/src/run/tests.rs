@@ -447,7 +447,11 @@ fn the_first_result_with_the_right_token_wins() {
     let token = batch.1.items[0].token;
     story.say(&batch, "w", vec![finished("a", Token(token.0 + 100), Outcome::Failed)]);
     assert_eq!(story.verdict("a"), None, "a foreign token does not count");
-    story.say(&batch, "w", vec![finished("a", token, Outcome::Passed), finished("a", token, Outcome::Failed)]);
+    story.say(
+        &batch,
+        "w",
+        vec![finished("a", token, Outcome::Passed), finished("a", token, Outcome::Failed)],
+    );
     story.end(&batch, "w", BatchEnd::Done);
     assert_eq!(story.verdict("a"), Some(Verdict::Passed));
     assert_eq!((story.attempts("a"), story.record.late.len()), (1, 2));

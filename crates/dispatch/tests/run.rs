@@ -1,0 +1,162 @@
+//! A whole run over a broker, with workers that are scripted: what a worker's sandboxes do is another crate's concern.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+use std::time::Duration;
+
+use regatta_celery::transport::{Broker, BrokerUrl, ConnectOptions};
+use regatta_celery::{App, Context, Prefetch, ResultRoute, TaskError, WorkerOptions};
+use regatta_dispatch::{Input, run};
+use regatta_model::{
+    BatchEnd, BatchOrder, BatchReport, Fact, Item, Knowledge, Listed, Outcome, Policy, Progress,
+    RESULTS_EXCHANGE, Record, RunEvent, RunOrder, RunRecord, Stamped, Suite, SuiteOrder, TASK_NAME, TestId,
+    Time,
+};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+struct Arguments {
+    order: BatchOrder,
+}
+
+/// A worker that reports every test: names with `bad` fail at their first attempt.
+fn app() -> App {
+    App::new("scripted").task(TASK_NAME, |context: Context, Arguments { order }: Arguments| async move {
+        let worker = context.worker_name().into();
+        let mut facts = Vec::new();
+        for item in &order.items {
+            let Item::Test(name) = &item.item else { continue };
+            let failed = name.contains("bad") && item.attempt == 1;
+            let outcome = if failed { Outcome::Failed } else { Outcome::Passed };
+            let record = Record::new(outcome, Time(1), 1);
+            facts.push(Fact::Finished { test: name.clone(), token: item.token, record });
+        }
+        if context.redelivered() {
+            return Ok::<_, TaskError>(BatchReport { lease: order.lease, worker, end: BatchEnd::Returned });
+        }
+        context.update_state("PROGRESS", &Progress { lease: order.lease, worker, facts }).await?;
+        let worker = context.worker_name().into();
+        Ok(BatchReport { lease: order.lease, worker, end: BatchEnd::Done })
+    })
+}
+
+async fn work(broker: Broker, queue: String, quiet: CancellationToken) {
+    let options = WorkerOptions {
+        prefetch: Prefetch::Slots,
+        results: ResultRoute::Exchange { exchange: RESULTS_EXCHANGE.into(), key_prefix: "w".into() },
+        ..WorkerOptions::new(format!("{queue}@test"), [queue]).slots(2)
+    };
+    app().worker(&broker, options).run(quiet, CancellationToken::new()).await.unwrap();
+}
+
+fn order(queue: &str) -> RunOrder {
+    RunOrder {
+        run: regatta_testbed::unique("run").as_str().into(),
+        regatta: "0".into(),
+        tree: "tree".into(),
+        broker: "test".into(),
+        suites: vec![SuiteOrder {
+            suite: Suite { name: "s".into(), adapter: "commands".into() },
+            queue: queue.into(),
+            routes: Vec::new(),
+            together: false,
+            held: false,
+        }],
+        policy: Policy {
+            retries: 1,
+            backoff_ms: 10,
+            backoff_max_ms: 10,
+            fail_fast: false,
+            test_timeout_ms: 1_000,
+            beat_ms: 1_000,
+            losses_max: 2,
+        },
+        slots_hint: 2,
+        known: Knowledge::default(),
+        nobody_after_ms: 6_000,
+    }
+}
+
+async fn whole_run(broker: &Broker, order: RunOrder, tests: usize) -> (RunRecord, Vec<Stamped>) {
+    let (tell, inputs) = mpsc::channel(8);
+    let name = |n: usize| if n % 10 == 3 { format!("bad{n}") } else { format!("t{n}") };
+    let tests = (0..tests).map(|n| Listed { test: TestId::new("s", name(n)), unit: None }).collect();
+    tell.send(Input::Listed { tests, units: Vec::new() }).await.unwrap();
+    tell.send(Input::ListingEnded { suite: "s".into(), fault: None }).await.unwrap();
+    let mut facts = Vec::new();
+    let mut sink = |fact: &Stamped| {
+        facts.push(fact.clone());
+        Ok(())
+    };
+    let record =
+        tokio::time::timeout(DEADLINE, run(broker, order, inputs, &mut sink)).await.unwrap().unwrap();
+    (record, facts)
+}
+
+async fn every_test_has_one_verdict_and_failures_are_retried(broker: Broker) {
+    let order = order(&regatta_testbed::unique("q"));
+    let queue = order.suites[0].queue.clone();
+    let quiet = CancellationToken::new();
+    let run = order.run.clone();
+    let (record, facts) = {
+        let whole = whole_run(&broker, order, 200);
+        let working = work(broker.clone(), queue.clone(), quiet.clone());
+        let both = async {
+            let whole = whole.await;
+            quiet.cancel();
+            whole
+        };
+        tokio::join!(both, working).0
+    };
+    let totals = record.totals();
+    assert_eq!((totals.tests, totals.passed, totals.flaky), (200, 180, 20), "{totals:?}");
+    assert!(matches!(facts.first().unwrap().event, RunEvent::RunStarted { .. }));
+    assert!(matches!(facts.last().unwrap().event, RunEvent::RunFinished));
+    let sent = facts.iter().position(|fact| matches!(fact.event, RunEvent::BatchSent { .. }));
+    let began = facts.iter().position(|fact| matches!(fact.event, RunEvent::BatchStarted { .. }));
+    assert!(sent < began, "the ledger knows a batch before anybody can begin it");
+    let left = broker.declare_passive(&format!("regatta.run.{run}")).await;
+    assert!(left.unwrap_err().is_no_queue(), "the run's own queue is taken away");
+    broker.delete_queue(&queue).await.unwrap();
+}
+
+async fn a_run_that_nobody_works_on_says_so_and_ends(broker: Broker) {
+    let order = order(&regatta_testbed::unique("q"));
+    let queue = order.suites[0].queue.clone();
+    let (record, facts) = whole_run(&broker, order, 3).await;
+    assert_eq!(record.totals().unjudged, 3);
+    let said = facts.iter().find_map(|fact| match &fact.event {
+        RunEvent::NobodyWorks { queue, for_ms } => Some((queue.clone(), *for_ms)),
+        _ => None,
+    });
+    let (of, for_ms) = said.expect("it is said");
+    assert_eq!(of, queue);
+    assert!(for_ms <= 10_000, "{for_ms} ms");
+    broker.delete_queue(&queue).await.unwrap();
+}
+
+macro_rules! on_both_brokers {
+    ($($scenario:ident)*) => {
+        mod embedded {
+            $(#[tokio::test] async fn $scenario() { super::$scenario(super::Broker::embedded()).await; })*
+        }
+        mod rabbitmq {
+            $(#[tokio::test] async fn $scenario() { super::$scenario(super::rabbitmq().await).await; })*
+        }
+    };
+}
+
+on_both_brokers! {
+    every_test_has_one_verdict_and_failures_are_retried
+    a_run_that_nobody_works_on_says_so_and_ends
+}
+
+async fn rabbitmq() -> Broker {
+    let node = tokio::task::spawn_blocking(regatta_testbed::shared_node).await.unwrap();
+    let url: BrokerUrl = node.url().parse().unwrap();
+    Broker::connect(&url, ConnectOptions::default()).await.unwrap()
+}
