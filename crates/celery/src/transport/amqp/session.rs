@@ -273,6 +273,8 @@ async fn listen(
     let set = |reason: Option<String>| *blocked.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     while let Some(event) = events.next().await {
         match event {
+            // A channel's own error (a queue that isn't there, a right that lacks) ends that channel alone.
+            Event::Error(error) if error.is_amqp_soft_error() => {}
             Event::Error(error) => {
                 lost.send_if_modified(|lost| {
                     let first = lost.is_none();
