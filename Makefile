@@ -1,0 +1,49 @@
+# Regatta's commands. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help install build up down run test check bench logs ps clean
+
+COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo "docker compose" || echo docker-compose)
+
+help: ## lists the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: ## installs what is missing: RabbitMQ, Docker and Compose, Python peers (Debian or Ubuntu)
+	@scripts/install.sh
+
+build: ## builds dist/regatta, dist/hello and the image
+	@scripts/build.sh
+	docker build --quiet --target runtime --tag regatta-hello .
+
+up: ## makes the broker ready, starts both workers and waits until they are healthy
+	@test -x dist/hello || $(MAKE) --no-print-directory build
+	@scripts/up.sh
+
+down: ## stops the workers
+	@scripts/down.sh
+
+run: ## dispatches the two tasks: to the running workers, or on the embedded broker
+	@scripts/run.sh
+
+test: ## everything: Rust tests, real RabbitMQ, Docker and Python peers, then up, run, down
+	@scripts/test.sh
+
+check: ## formats, lints, documentation and the house's rules
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+	cargo xtask tidy
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; fi
+
+bench: ## ratios against Celery, xargs, pytest-xdist and cargo-nextest, side by side
+	cargo run --release --locked --quiet -p xtask -- bench
+
+logs: ## shows what the workers say
+	@$(COMPOSE) logs --tail 100
+
+ps: ## shows how the workers are
+	@$(COMPOSE) ps
+
+clean: ## takes away what was built and started
+	-@scripts/down.sh
+	cargo clean
+	rm -rf dist results .venv

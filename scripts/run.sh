@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Dispatches the two tasks: to the workers that `make up` started, or else on the embedded broker.
+#
+# usage: scripts/run.sh [arguments of hello dispatch]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -e secrets/up ]; then
+    exec dist/hello dispatch --broker amqp://dispatcher@127.0.0.1:5672/regatta \
+        --password-file secrets/dispatcher "$@"
+fi
+exec cargo run --quiet --locked -p hello -- dispatch "$@"
