@@ -1,4 +1,4 @@
-//! The hands of [`Plan`](regatta_model::Plan) and [`Run`]: batches out, results in, facts to whoever listens.
+//! The hands of [`Plan`](regatta_model::Plan) and [`Run`](regatta_model::Run): batches out, results in, facts to whoever listens.
 //!
 //! [`run`] owns one run's state from its first fact to its last. Every fact goes to the caller's sink (the ledger)
 //! before anything that follows from it is done. This crate must not know test frameworks, processes, files or
