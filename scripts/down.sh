@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Stops the workers' containers and takes them away; running tasks may finish first. RabbitMQ, its virtual host and the
+# secrets stay, so that the next `make up` is quick.
+#
+# usage: scripts/down.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'down: %s\n' "$*"; }
+
+rm -f secrets/up
+if docker compose version >/dev/null 2>&1; then
+    docker compose down
+elif command -v docker-compose >/dev/null; then
+    docker-compose down
+else
+    say "there is no Docker Compose here, so no worker in a container either"
+    exit 0
+fi
+if [ -e secrets/started-broker ]; then
+    say "RabbitMQ, which make up started, still runs; to stop it too: rabbitmqctl stop"
+fi
