@@ -1,1 +1,65 @@
-//! placeholder
+//! What a Celery application's own binary shows: its arguments, its lines and tables, its records, its logs.
+//!
+//! An application is an [`App`] and the workers that it is split into; [`main`] makes a command-line program of it, with
+//! `dispatch`, `worker`, `status` and `setup`. This crate knows no task and no broker beyond `regatta-celery`.
+
+#![warn(missing_docs)]
+
+mod args;
+mod dispatch;
+mod error;
+mod log;
+mod record;
+mod setup;
+mod show;
+mod status;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use regatta_celery::App;
+
+use self::args::{Args, Command};
+pub use self::record::{Execution, Record, SCHEMA, Statistics};
+
+/// One worker of an application: its name, and the queue that is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crew {
+    /// The worker's name.
+    pub worker: &'static str,
+    /// The only queue that it consumes.
+    pub queue: &'static str,
+}
+
+/// Runs the application as a program: reads the arguments and does what they say. The exit code is 0 only when all of
+/// it went well.
+pub fn main(app: &App, crew: &[Crew]) -> ExitCode {
+    let name = app.name().to_owned();
+    let matches = Args::command().display_name(name.clone()).bin_name(name.clone()).get_matches();
+    let args = match Args::from_arg_matches(&matches) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
+    log::start(&args.log, args.command.default_level(), &name.replace('-', "_"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            match &args.command {
+                Command::Dispatch(given) => Box::pin(dispatch::run(app, crew, given, args.color)).await,
+                Command::Worker(given) => Box::pin(worker::run(app, crew, given)).await,
+                Command::Status(given) => Box::pin(status::run(crew, given, args.color)).await,
+                Command::Setup(given) => Box::pin(setup::run(crew, given, args.color)).await,
+            }
+        }),
+        Err(error) => Err(error::ConsoleError::Runtime(error)),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            show::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

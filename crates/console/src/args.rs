@@ -1,0 +1,198 @@
+//! The arguments.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use regatta_celery::{Broker, BrokerUrl, ConnectOptions};
+
+use crate::error::ConsoleError;
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Tasks, queues and isolated workers", long_about = None)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// When to use colours; the variable `NO_COLOR` is honoured.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send every task and show the results.
+    Dispatch(DispatchArgs),
+    /// Run one worker until it is told to stop (SIGTERM or SIGINT; a second one ends it at once).
+    Worker(WorkerArgs),
+    /// Say whether the broker, the queues and the workers are well; exit code 0 only when all are.
+    Status(StatusArgs),
+    /// Declare the queues and exchanges, with an administrator's rights.
+    Setup(SetupArgs),
+}
+
+impl Command {
+    pub(crate) fn default_level(&self) -> Level {
+        if matches!(self, Self::Worker(_)) { Level::Info } else { Level::Warn }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Lines and tables.
+    Human,
+    /// One JSON record.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogArgs {
+    /// The form of the log on the standard error stream.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
+    pub(crate) log_format: Format,
+    /// How much is logged [default: info for a worker, else warn].
+    #[arg(long, global = true, value_enum)]
+    pub(crate) log_level: Option<Level>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BrokerArgs {
+    // Kept as text and parsed by us: clap would show a value that it can't parse, with its password.
+    /// Where the broker is: `embedded`, or `amqp://user@host:5672/vhost`.
+    #[arg(long, env = "REGATTA_BROKER", hide_env_values = true, default_value = "embedded")]
+    broker: String,
+    /// A file that holds the broker password.
+    #[arg(long, env = "REGATTA_PASSWORD_FILE")]
+    password_file: Option<PathBuf>,
+    /// A file with the certificates that sign the broker's, for amqps://.
+    #[arg(long, env = "REGATTA_CA_FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl BrokerArgs {
+    pub(crate) fn url(&self) -> Result<BrokerUrl, ConsoleError> {
+        let url: BrokerUrl = self.broker.parse()?;
+        let Some(path) = &self.password_file else { return Ok(url) };
+        let password = std::fs::read_to_string(path).map_err(|source| ConsoleError::File {
+            doing: "read the password file",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(url.with_password(password.trim_end_matches(['\r', '\n'])))
+    }
+
+    pub(crate) async fn connect(&self, name: &str) -> Result<Broker, ConsoleError> {
+        let options = ConnectOptions {
+            ca_file: self.ca_file.clone(),
+            client_name: name.to_owned(),
+            ..ConnectOptions::default()
+        };
+        Ok(Broker::connect(&self.url()?, options).await?)
+    }
+
+    /// The same where a broker inside this process makes no sense.
+    pub(crate) async fn connect_outside(&self, name: &str) -> Result<Broker, ConsoleError> {
+        if self.url()?.is_embedded() {
+            return Err(ConsoleError::NeedsBroker);
+        }
+        self.connect(name).await
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DispatchArgs {
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    /// How often to send each task.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) count: u32,
+    /// How long each task waits before it answers, in seconds.
+    #[arg(long, default_value = "0", value_parser = seconds)]
+    pub(crate) wait: Duration,
+    /// The slots of each worker inside this process (with the embedded broker).
+    #[arg(long, default_value_t = 1, value_parser = slots)]
+    pub(crate) slots: usize,
+    /// How long to wait for all results, in seconds.
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Where the record of the dispatch goes.
+    #[arg(long, default_value = "results")]
+    pub(crate) results: PathBuf,
+    /// What the standard output shows.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    /// The queue to consume.
+    #[arg(long)]
+    pub(crate) queue: String,
+    /// The worker's name [default: the one that owns the queue].
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How many tasks it runs at a time.
+    #[arg(long, default_value_t = 1, value_parser = slots)]
+    pub(crate) slots: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    /// A worker that must be there, with its queue; again for each [default: all of the application].
+    #[arg(long, value_name = "WORKER=QUEUE", value_parser = expected)]
+    pub(crate) expect: Vec<(String, String)>,
+    /// How long to wait for the workers' answers, in seconds.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// What the standard output shows.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetupArgs {
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn slots(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1024) => Ok(count),
+        _ => Err("not a number from 1 to 1024".to_owned()),
+    }
+}
+
+fn expected(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((worker, queue)) if !worker.is_empty() && !queue.is_empty() => {
+            Ok((worker.to_owned(), queue.to_owned()))
+        }
+        _ => Err("write WORKER=QUEUE, such as worker-a=queue_a".to_owned()),
+    }
+}

@@ -1,0 +1,28 @@
+//! `setup`: what workers with few rights find ready.
+
+use regatta_celery::transport::{Exchange, Queue, Topology};
+
+use crate::Crew;
+use crate::args::{Color, SetupArgs};
+use crate::error::ConsoleError;
+use crate::show::Screen;
+
+pub(crate) async fn run(crew: &[Crew], args: &SetupArgs, color: Color) -> Result<bool, ConsoleError> {
+    let broker = args.broker.connect_outside("setup").await?;
+    let mut topology = Topology::default()
+        .exchange(Exchange::topic("celeryev").durable())
+        .exchange(Exchange::fanout("celery.pidbox"))
+        .exchange(Exchange::direct("reply.celery.pidbox"));
+    for one in crew {
+        topology =
+            topology.queue(Queue::celery(one.queue)).queue(Queue::celery(&format!("{}.dead", one.queue)));
+    }
+    broker.declare(&topology).await?;
+    let mut screen = Screen::new(color);
+    for one in crew {
+        screen.line(&format!("Ready: queue {} and {}.dead for {}", one.queue, one.queue, one.worker))?;
+    }
+    screen.line("Ready: exchanges celeryev, celery.pidbox, reply.celery.pidbox")?;
+    broker.close().await;
+    Ok(true)
+}

@@ -1,0 +1,46 @@
+//! `worker`: one worker, until it is told to stop.
+
+use regatta_celery::{App, Phase, WorkerOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::Crew;
+use crate::args::WorkerArgs;
+use crate::error::ConsoleError;
+
+pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<bool, ConsoleError> {
+    let owner = crew.iter().find(|one| one.queue == args.queue).map(|one| one.worker.to_owned());
+    let name = args.name.clone().or(owner).unwrap_or_else(|| format!("worker-{}", args.queue));
+    let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
+    let mut terminate = signal(SignalKind::terminate()).map_err(ConsoleError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ConsoleError::Signals)?;
+    let broker = args.broker.connect_outside(&name).await?;
+    let worker = app.worker(&broker, WorkerOptions::new(&name, [&args.queue]).slots(args.slots));
+    let mut phase = worker.phase();
+    let ready = async {
+        if phase.wait_for(|phase| *phase == Phase::Ready).await.is_ok() {
+            tracing::info!(worker = %name, queue = %args.queue, slots = args.slots, "ready");
+        }
+        std::future::pending::<()>().await;
+    };
+    let signals = async {
+        for (told, token) in [("finishing what is in hand", &quiet), ("ending at once", &kill)] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!(worker = %name, "told to stop: {told}");
+            token.cancel();
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        ended = Box::pin(worker.run(quiet.clone(), kill.clone())) => ended,
+        () = ready => return Ok(false),
+        () = signals => return Ok(false),
+    };
+    broker.close().await;
+    let end = ended?;
+    tracing::info!(worker = %name, ?end, "ended");
+    Ok(true)
+}
