@@ -176,6 +176,7 @@ fn celery_events_show_workers_and_tasks() {
         heard.events = true;
         heard.heartbeat = Some(Duration::from_millis(200));
         let worker = start(&app(), &broker, heard).await;
+        dump.wait_for(&["] heartbeat"]).await;
         let client = client(&broker).await;
         client
             .send(Task::new("rust.add").args(&(1, 2)).queue("heard"))
@@ -200,8 +201,7 @@ fn celery_events_show_workers_and_tasks() {
             "task succeeded",
             "task retried",
             "task failed",
-            "rust@heard heartbeat",
-            "rust@heard shutdown",
+            "] shutdown",
         ];
         dump.wait_for(&told).await;
     });
