@@ -1,0 +1,164 @@
+//! The program as its users see it: its words, its records, its exit codes, with and without RabbitMQ.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use regatta_testbed::shared_node;
+use serde_json::Value;
+
+const FIRST_LINES: [&str; 3] = [
+    "Dispatching tasks...",
+    "Result from task_a: Hello from Task A",
+    "Result from task_b: Hello from Task B",
+];
+
+/// The program, with nothing of the caller's environment that could lead it to a broker.
+fn hello() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hello"));
+    command.env_remove("REGATTA_BROKER").env_remove("REGATTA_PASSWORD_FILE").env_remove("REGATTA_CA_FILE");
+    command
+}
+
+/// Runs `hello dispatch` with a folder of its own for records; gives its output and the only record.
+fn dispatch(arguments: &[&str]) -> (Output, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        hello().arg("dispatch").arg("--results").arg(folder.path()).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let files: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [file] = files.as_slice() else { panic!("not one record: {files:?}") };
+    let record = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    (output, record)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn first_lines(output: &Output) -> Vec<String> {
+    text(&output.stdout).lines().take(3).map(str::to_owned).collect()
+}
+
+/// A worker process that is ready; killed with its handle.
+struct Worker {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    seen: String,
+}
+
+impl Worker {
+    fn start(broker: &str, queue: &str) -> Self {
+        let mut command = hello();
+        command.args(["worker", "--queue", queue, "--broker", broker, "--log-level", "trace"]);
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut worker = Self { child, log, seen: String::new() };
+        loop {
+            let from = worker.seen.len();
+            assert!(worker.log.read_line(&mut worker.seen).unwrap() > 0, "it ended: {}", worker.seen);
+            if worker.seen[from..].contains("regatta_console") && worker.seen[from..].contains("ready") {
+                return worker;
+            }
+        }
+    }
+
+    /// Kills it and gives all that it ever logged.
+    fn end(mut self) -> String {
+        self.child.kill().unwrap();
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        std::mem::take(&mut self.seen) + &rest
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may be gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn without_a_broker_the_words_are_exact() {
+    let (output, record) = dispatch(&[]);
+    assert_eq!(first_lines(&output), FIRST_LINES);
+    assert!(!output.stdout.contains(&0x1b), "colours in a pipe");
+    assert_eq!(record["schema"], 1);
+    assert_eq!(record["broker"], "embedded");
+}
+
+#[test]
+fn two_waiting_tasks_overlap() {
+    let (_, record) = dispatch(&["--wait", "1"]);
+    let time = |task: usize, what: &str| -> jiff::Timestamp {
+        record["tasks"][task][what].as_str().unwrap().parse().unwrap()
+    };
+    assert!(time(0, "started") < time(1, "finished") && time(1, "started") < time(0, "finished"), "{record}");
+    let statistics = &record["statistics"];
+    assert!(statistics["run_sum_s"].as_f64().unwrap() >= 2.0, "{statistics}");
+    assert!(statistics["wall_s"].as_f64().unwrap() < 1.9, "{statistics}");
+}
+
+#[test]
+fn json_is_the_record_alone() {
+    let (output, record) = dispatch(&["--format", "json"]);
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed, record);
+}
+
+#[test]
+fn over_rabbitmq_each_task_runs_on_its_own_worker_and_no_password_comes_out() {
+    let node = shared_node();
+    node.add_user("chief", "pa55-of-chief", ".*", ".*", ".*");
+    let broker = node.url_of("chief", "pa55-of-chief");
+    let setup = hello().args(["setup", "--broker", &broker]).output().unwrap();
+    assert!(setup.status.success(), "{setup:?}");
+    let (a, b) = (Worker::start(&broker, "queue_a"), Worker::start(&broker, "queue_b"));
+
+    let (output, record) = dispatch(&["--broker", &broker, "--log-level", "trace"]);
+    assert_eq!(first_lines(&output), FIRST_LINES);
+    for (task, worker) in [(0, "worker-a"), (1, "worker-b")] {
+        assert_eq!(record["tasks"][task]["worker"], worker, "{record}");
+    }
+    let expect = ["--expect", "worker-a=queue_a", "--expect", "worker-b=queue_b"];
+    let status = |expect: &[&str]| {
+        hello().args(["status", "--broker", &broker, "--timeout", "2"]).args(expect).output().unwrap()
+    };
+    let well = status(&expect);
+    assert!(well.status.success(), "{well:?}");
+    let ill = status(&["--expect", "worker-a=queue_b"]);
+    assert_eq!(ill.status.code(), Some(1));
+    assert!(text(&ill.stdout).contains("start it with --queue queue_b"), "{ill:?}");
+
+    let mut all = a.end() + &b.end() + &record.to_string();
+    for output in [setup, output, well, ill] {
+        all += &(text(&output.stdout) + &text(&output.stderr));
+    }
+    assert!(!all.contains("pa55-of-chief"));
+}
+
+#[test]
+fn a_worker_can_not_consume_the_queue_of_another() {
+    let node = shared_node();
+    let virtual_host = "apart";
+    node.ctl(&["add_vhost", virtual_host]);
+    node.ctl(&["set_permissions", "-p", virtual_host, "guest", ".*", ".*", ".*"]);
+    let place = |url: String| url.replace("/%2f", "/apart");
+    assert!(hello().args(["setup", "--broker", &place(node.url())]).output().unwrap().status.success());
+    // RabbitMQ asks for the right to configure even where an exchange exists already and is declared again.
+    let own = r"^(queue_a|worker-a|celeryev|celery\.pidbox|reply\.celery\.pidbox|amq\.default)(\..*)?$";
+    node.add_user("worker-a", "pa55-of-a", "^$", "^$", "^$");
+    node.ctl(&["set_permissions", "-p", virtual_host, "worker-a", own, own, own]);
+    let broker = place(node.url_of("worker-a", "pa55-of-a"));
+    let mut intruder = hello();
+    intruder.args(["worker", "--queue", "queue_b", "--name", "worker-a", "--broker", &broker]);
+    let output = intruder.output().unwrap();
+    assert!(!output.status.success());
+    let said = text(&output.stderr);
+    assert!(said.contains("refused access") && said.contains("can't consume queue queue_b"), "{said}");
+    assert!(!said.contains("pa55-of-a"), "{said}");
+    // The same rights are enough for its own queue.
+    let _own = Worker::start(&broker, "queue_a");
+}
