@@ -1,6 +1,6 @@
 //! `worker`: one worker, until it is told to stop.
 
-use regatta_celery::{App, Phase, WorkerOptions};
+use regatta_celery::{App, WorkerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -16,13 +16,6 @@ pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<b
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ConsoleError::Signals)?;
     let broker = args.broker.connect_outside(&name).await?;
     let worker = app.worker(&broker, WorkerOptions::new(&name, [&args.queue]).slots(args.slots));
-    let mut phase = worker.phase();
-    let ready = async {
-        if phase.wait_for(|phase| *phase == Phase::Ready).await.is_ok() {
-            tracing::info!(worker = %name, queue = %args.queue, slots = args.slots, "ready");
-        }
-        std::future::pending::<()>().await;
-    };
     let signals = async {
         for (told, token) in [("finishing what is in hand", &quiet), ("ending at once", &kill)] {
             tokio::select! {
@@ -36,7 +29,6 @@ pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<b
     };
     let ended = tokio::select! {
         ended = Box::pin(worker.run(quiet.clone(), kill.clone())) => ended,
-        () = ready => return Ok(false),
         () = signals => return Ok(false),
     };
     broker.close().await;

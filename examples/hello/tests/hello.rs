@@ -1,5 +1,7 @@
 //! The program as its users see it: its words, its records, its exit codes, with and without RabbitMQ.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -57,7 +59,8 @@ impl Worker {
         loop {
             let from = worker.seen.len();
             assert!(worker.log.read_line(&mut worker.seen).unwrap() > 0, "it ended: {}", worker.seen);
-            if worker.seen[from..].contains("regatta_console") && worker.seen[from..].contains("ready") {
+            if worker.seen[from..].contains("regatta_celery::worker") && worker.seen[from..].contains("ready")
+            {
                 return worker;
             }
         }
@@ -69,6 +72,16 @@ impl Worker {
         let mut rest = String::new();
         self.log.read_to_string(&mut rest).unwrap();
         std::mem::take(&mut self.seen) + &rest
+    }
+}
+
+impl Worker {
+    /// Tells it to stop, as a container's runtime does, and gives its exit code.
+    fn stop(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.log.read_to_string(&mut self.seen).unwrap();
+        self.child.wait().unwrap().code()
     }
 }
 
@@ -160,5 +173,5 @@ fn a_worker_can_not_consume_the_queue_of_another() {
     assert!(said.contains("refused access") && said.contains("can't consume queue queue_b"), "{said}");
     assert!(!said.contains("pa55-of-a"), "{said}");
     // The same rights are enough for its own queue.
-    let _own = Worker::start(&broker, "queue_a");
+    assert_eq!(Worker::start(&broker, "queue_a").stop(), Some(0));
 }
