@@ -175,3 +175,26 @@ fn a_worker_can_not_consume_the_queue_of_another() {
     // The same rights are enough for its own queue.
     assert_eq!(Worker::start(&broker, "queue_a").stop(), Some(0));
 }
+
+#[test]
+fn a_hundred_tasks_share_two_times_four_slots() {
+    let (_, record) = dispatch(&["--count", "50", "--slots", "4", "--wait", "0.1"]);
+    let statistics = &record["statistics"];
+    assert_eq!(statistics["succeeded"], 100);
+    // Thirteen rounds of four on each worker; at half the slots it would take more than 2.5 s.
+    let wall = statistics["wall_s"].as_f64().unwrap();
+    assert!((1.3..2.5).contains(&wall), "{statistics}");
+}
+
+#[test]
+fn an_unknown_place_is_refused_without_its_password() {
+    for broker in ["http://u:pa55-of-u@host", "amqp://u:pa55-of-u@127.0.0.1:1/"] {
+        for command in ["dispatch", "status", "setup"] {
+            let output =
+                hello().args([command, "--broker", broker, "--log-level", "trace"]).output().unwrap();
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(!said.contains("pa55-of-u") && !said.is_empty(), "{said}");
+        }
+    }
+}
