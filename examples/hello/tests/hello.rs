@@ -130,7 +130,11 @@ fn over_rabbitmq_each_task_runs_on_its_own_worker_and_no_password_comes_out() {
     assert!(setup.status.success(), "{setup:?}");
     let (a, b) = (Worker::start(&broker, "queue_a"), Worker::start(&broker, "queue_b"));
 
-    let (output, record) = dispatch(&["--broker", &broker, "--log-level", "trace"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (login, secret) = (node.url_of("chief", "wrong"), folder.path().join("secret").display().to_string());
+    std::fs::write(&secret, "pa55-of-chief\n").unwrap();
+    let (output, record) =
+        dispatch(&["--broker", &login, "--password-file", &secret, "--log-level", "trace"]);
     assert_eq!(first_lines(&output), FIRST_LINES);
     for (task, worker) in [(0, "worker-a"), (1, "worker-b")] {
         assert_eq!(record["tasks"][task]["worker"], worker, "{record}");
