@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::prelude::*;
 use regatta_celery::transport::{Headers, Properties, Value};
-use regatta_celery::wire::{ControlReply, ControlRequest, Event, RawJson, ResultMessage, TaskMessage};
+use regatta_celery::wire::{
+    ControlReply, ControlRequest, Event, RawJson, ReplyAddress, ResultMessage, TaskMessage,
+};
 use serde_json::Value as Json;
 
 /// A captured message.
@@ -117,6 +119,10 @@ fn is_result(message: &Captured) -> bool {
     message.body.starts_with(b"{\"status\"")
 }
 
+fn names(properties: &Properties) -> Vec<&str> {
+    properties.headers.iter().map(|(name, _)| name).collect()
+}
+
 /// What Celery's default `accept_content` refuses as well, and compressions that are said to be not supported.
 fn is_foreign(message: &Captured) -> Option<&'static str> {
     let compression = message.properties.headers.get("compression").and_then(Value::as_str);
@@ -142,6 +148,7 @@ fn every_task_is_read_and_written_as_it_came() {
         let task = read.unwrap_or_else(|refusal| panic!("{file}: {}", refusal.reason));
         let (properties, body) = task.encode();
         assert_eq!(properties, message.properties, "{file}");
+        assert_eq!(names(&properties), names(&message.properties), "{file}: the order of the headers");
         if message.properties.headers.get("compression").is_some() {
             // Two zlib streams of one text may differ; what is in them may not.
             let again = TaskMessage::decode(&properties, &body).unwrap();
@@ -176,6 +183,7 @@ fn a_new_task_has_the_headers_and_the_body_that_celery_writes() {
     ours.priority = Some(0);
     let (properties, body) = ours.encode();
     assert_eq!(properties, message.properties);
+    assert_eq!(names(&properties), names(&message.properties), "the order of the headers");
     assert_eq!(body, message.body);
 }
 
@@ -208,6 +216,30 @@ fn a_new_result_has_the_body_that_celery_writes() {
 }
 
 #[test]
+fn what_is_set_on_a_result_that_came_is_written() {
+    let message = messages("result-success.json").into_iter().find(is_result).unwrap();
+    let mut result = ResultMessage::decode(&message.properties, &message.body).unwrap();
+    result.parent_id = Some("p".into());
+    result.extra.push(("worker".into(), RawJson::of("w1@lab").unwrap()));
+    let (properties, body) = result.encode();
+    let text = String::from_utf8_lossy(&body).into_owned();
+    assert!(text.contains(r#""parent_id": "p", "worker": "w1@lab", "task_id""#), "{text}");
+    let again = ResultMessage::decode(&properties, &body).unwrap();
+    assert_eq!((again.parent_id, again.extra), (result.parent_id, result.extra));
+}
+
+/// Python puts a lone surrogate where a file name isn't UTF-8. The failure must reach its caller all the same.
+#[test]
+fn a_traceback_that_is_not_unicode_is_read_and_written_as_it_came() {
+    let body = br#"{"status": "FAILURE", "result": {"exc_type": "OSError", "exc_message": ["\udcff"], "exc_module": "builtins"}, "traceback": "File \"\udcff.py\"", "children": [], "date_done": null, "task_id": "a"}"#;
+    let result = ResultMessage::decode(&Properties::json(1), body).unwrap();
+    assert_eq!(result.traceback.as_deref(), Some("File \"\u{fffd}.py\""));
+    assert_eq!(String::from_utf8_lossy(&result.encode().1), String::from_utf8_lossy(body));
+    let other = result.with_traceback(Some("none".into()));
+    assert!(String::from_utf8_lossy(&other.encode().1).contains(r#""traceback": "none""#));
+}
+
+#[test]
 fn malformed_messages_are_refused_and_whoever_can_be_told_is_known() {
     let fixture = fixtures("malformed-messages").remove(0).1;
     // The worker itself knows tasks and times; the message is well-formed there.
@@ -221,6 +253,7 @@ fn malformed_messages_are_refused_and_whoever_can_be_told_is_known() {
                 assert!(!well_formed.contains(&name), "{name}: {}", refusal.reason);
                 assert!(!refusal.reason.is_empty());
                 assert_eq!(refusal.reply_to, message.properties.reply_to, "{name}");
+                assert_eq!(refusal.correlation_id, message.properties.correlation_id, "{name}");
                 let id = message.properties.headers.get("id").and_then(Value::as_str);
                 assert_eq!(refusal.id.as_deref(), id, "{name}");
             }
@@ -230,6 +263,7 @@ fn malformed_messages_are_refused_and_whoever_can_be_told_is_known() {
 
 #[test]
 fn events_are_read_and_written_again() {
+    let mut seen = std::collections::BTreeSet::new();
     for message in messages("event-") {
         let file = &message.file;
         if message.routing_key.is_empty() || !message.body.windows(7).any(|part| part == b"\"type\":") {
@@ -242,33 +276,57 @@ fn events_are_read_and_written_again() {
         } else {
             events[0].publishing("celeryev")
         };
-        let parsed = |body: &[u8]| serde_json::from_slice::<Json>(body).unwrap();
         assert_eq!(again.routing_key, message.routing_key, "{file}");
-        assert_eq!(parsed(&again.body), parsed(&message.body), "{file}");
+        assert_eq!(again.properties, message.properties, "{file}");
+        assert_eq!(String::from_utf8_lossy(&again.body), String::from_utf8_lossy(&message.body), "{file}");
+        seen.insert(file.clone());
     }
+    for (file, _) in fixtures("event-") {
+        assert!(seen.contains(&file), "{file} was not tested");
+    }
+}
+
+/// What another program's event leaves open stays open, as in Celery's own receiver.
+#[test]
+fn an_event_needs_neither_clock_nor_process() {
+    let body = br#"{"type": "task-x", "hostname": "h", "timestamp": 1, "pid": null, "clock": null}"#;
+    let event = Event::decode(&Properties::json(1), body).unwrap().remove(0);
+    assert_eq!((event.clock, event.pid, event.timestamp.to_bits()), (0, 0, 1_f64.to_bits()));
 }
 
 #[test]
 fn control_requests_and_replies_are_read_and_written_again() {
     for (file, json) in fixtures("inspect-").into_iter().chain(fixtures("control-")) {
-        if json["request"].is_object() {
-            let message = captured(&file, &json["request"]);
-            let request = ControlRequest::decode(&message.properties, &message.body)
-                .unwrap_or_else(|refusal| panic!("{file}: {}", refusal.reason));
-            let again = request.publishing("celery.pidbox");
+        assert!(json["request"].is_object(), "{file} has no request");
+        let message = captured(&file, &json["request"]);
+        let request = ControlRequest::decode(&message.properties, &message.body)
+            .unwrap_or_else(|refusal| panic!("{file}: {}", refusal.reason));
+        let again = request.publishing("celery.pidbox");
+        assert_eq!(String::from_utf8_lossy(&again.body), String::from_utf8_lossy(&message.body), "{file}");
+        for reply in json["replies"].as_array().into_iter().flatten() {
+            let message = captured(&file, reply);
+            let read = ControlReply::decode(&message.properties, &message.body);
+            let read = read.unwrap_or_else(|refusal| panic!("{file}: {}", refusal.reason));
+            assert!(!read.nodes.is_empty(), "{file}");
+            let to = ReplyAddress {
+                exchange: reply["exchange"].as_str().unwrap().to_owned(),
+                routing_key: message.routing_key.clone(),
+            };
+            let again = read.publishing(&to);
+            assert_eq!(again.properties, message.properties, "{file}");
             assert_eq!(
                 String::from_utf8_lossy(&again.body),
                 String::from_utf8_lossy(&message.body),
                 "{file}"
             );
         }
-        for reply in json["replies"].as_array().into_iter().flatten() {
-            let message = captured(&file, reply);
-            let read = ControlReply::decode(&message.properties, &message.body);
-            let read = read.unwrap_or_else(|refusal| panic!("{file}: {}", refusal.reason));
-            assert!(!read.nodes.is_empty(), "{file}");
-        }
     }
+}
+
+#[test]
+fn a_request_without_arguments_is_taken() {
+    let request = ControlRequest::decode(&Properties::json(2), br#"{"method": "ping", "arguments": null}"#);
+    assert!(request.unwrap().arguments.is_empty());
 }
 
 #[test]
@@ -292,11 +350,52 @@ fn requests_are_for_whom_they_name() {
         (request(None, Some("w*@lab"), Some("glob")), true),
         (request(None, Some("x*"), Some("glob")), false),
         (request(None, Some("^w[0-9]@"), Some("pcre")), true),
+        (request(None, Some("1@"), Some("pcre")), false),
         (request(None, Some("("), Some("pcre")), false),
+        (request(None, Some("w[12]@lab"), Some("glob")), true),
+        (request(None, Some("x*"), None), true),
+        (request(None, Some("w*"), Some("soundex")), false),
     ];
     for (request, expected) in table {
         assert_eq!(request.is_for("w1@lab"), expected, "{request:?}");
     }
+}
+
+/// The headers that mean something, and one that doesn't.
+const HEADERS: [&str; 14] = [
+    "task",
+    "id",
+    "retries",
+    "eta",
+    "expires",
+    "timelimit",
+    "group_index",
+    "ignore_result",
+    "root_id",
+    "shadow",
+    "ticket",
+    "clock",
+    "stamps",
+    "build",
+];
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        any::<f64>().prop_map(Value::Double),
+        "\\PC{0,4}".prop_map(Value::Text),
+        prop::collection::vec(any::<u8>(), 0..4).prop_map(Value::Bytes),
+        any::<u64>().prop_map(Value::Timestamp),
+        (any::<u8>(), any::<u32>()).prop_map(|(scale, value)| Value::Decimal { scale, value }),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::List),
+            inner.prop_map(|value| Value::Table([("k".to_owned(), value)].into_iter().collect())),
+        ]
+    })
 }
 
 proptest! {
@@ -313,6 +412,24 @@ proptest! {
         let _any = Event::decode(&properties, &body);
         let _any = ControlRequest::decode(&properties, &body);
         let _any = ControlReply::decode(&properties, &body);
+    }
+
+    #[test]
+    fn no_headers_make_it_panic(values in prop::collection::vec((0..HEADERS.len(), any_value()), 0..12)) {
+        let mut properties = Properties::json(2);
+        for (name, value) in values {
+            properties.headers.insert(HEADERS[name], value);
+        }
+        for body in [&b"[[1], {\"a\": NaN}, {\"chain\": []}]"[..], b"{}", b"null"] {
+            if let Ok(task) = TaskMessage::decode(&properties, body) {
+                let (again, body) = task.encode();
+                prop_assert_eq!(again.headers.len(), properties.headers.len());
+                prop_assert!(TaskMessage::decode(&again, &body).is_ok());
+            }
+            let _any = ControlRequest::decode(&properties, body);
+            let _any = ControlReply::decode(&properties, body);
+            let _any = Event::decode(&properties, body);
+        }
     }
 
     #[test]

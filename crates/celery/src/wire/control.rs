@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use super::{RawJson, Refusal, json_text};
+use super::{RawJson, Refusal, json_text, pattern};
 use crate::transport::{Properties, Publishing, Value};
 
 /// Where answers go.
@@ -41,7 +41,7 @@ pub struct ControlRequest {
 struct RequestBody {
     method: String,
     #[serde(default)]
-    arguments: Map<String, Json>,
+    arguments: Option<Map<String, Json>>,
     #[serde(default)]
     destination: Option<Vec<String>>,
     #[serde(default)]
@@ -65,7 +65,7 @@ impl ControlRequest {
             .map_err(|error| refusal(format!("the request can't be read: {error}")))?;
         Ok(Self {
             method: body.method,
-            arguments: body.arguments,
+            arguments: body.arguments.unwrap_or_default(),
             destination: body.destination,
             pattern: body.pattern,
             matcher: body.matcher,
@@ -75,14 +75,15 @@ impl ControlRequest {
         })
     }
 
-    /// Whether a worker of this name is meant.
+    /// Whether a worker of this name is meant. As in kombu (`pidbox.Node.handle_message`): names go before a pattern, a
+    /// pattern without a matcher says nothing, and one that can't be read means nobody.
     pub fn is_for(&self, name: &str) -> bool {
-        match (&self.destination, &self.pattern) {
-            (Some(names), _) if !names.is_empty() => names.iter().any(|listed| listed == name),
-            (_, Some(pattern)) => match self.matcher.as_deref() {
-                Some("pcre") => regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(name)),
-                _ => glob(pattern.as_bytes(), name.as_bytes()),
-            },
+        if let Some(names) = self.destination.as_ref().filter(|names| !names.is_empty()) {
+            return names.iter().any(|listed| listed == name);
+        }
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        match (given(&self.pattern), given(&self.matcher).as_deref()) {
+            (Some(pattern), Some(matcher)) => pattern::matches(matcher, &pattern, name),
             _ => true,
         }
     }
@@ -92,7 +93,7 @@ impl ControlRequest {
         let wants_reply = self.reply_to.is_some();
         let body = RequestBody {
             method: self.method.clone(),
-            arguments: self.arguments.clone(),
+            arguments: Some(self.arguments.clone()),
             destination: self.destination.clone(),
             pattern: self.pattern.clone(),
             matcher: self.matcher.clone(),
@@ -157,17 +158,4 @@ fn as_header(clock: u64) -> Value {
 fn write(body: &impl Serialize) -> Bytes {
     let json = RawJson::of(body).unwrap_or_else(|_| RawJson::null());
     Bytes::copy_from_slice(json.as_str().as_bytes())
-}
-
-/// Python's `fnmatch` without character classes, which node names don't need.
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => {
-            glob(rest, name) || name.split_first().is_some_and(|(_, name)| glob(pattern, name))
-        }
-        (Some((b'?', rest)), Some((_, name))) => glob(rest, name),
-        (Some((expected, rest)), Some((letter, name))) => expected == letter && glob(rest, name),
-        (Some(_), None) | (None, Some(_)) => false,
-    }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::json::write_object;
-use super::{RawJson, Refusal, json_text};
+use super::{JsonError, RawJson, Refusal, json_text};
 use crate::transport::{Properties, Publishing, Value};
 
 /// Something that happened in a worker.
@@ -105,10 +105,10 @@ impl Event {
                 "type" => read.kind = value.to().map_err(wrong)?,
                 "uuid" => read.uuid = value.to().map_err(wrong)?,
                 "hostname" => read.hostname = value.to().map_err(wrong)?,
-                "clock" => read.clock = value.to().map_err(wrong)?,
-                "timestamp" => read.timestamp = value.to().map_err(wrong)?,
-                "utcoffset" => read.utcoffset = value.to().map_err(wrong)?,
-                "pid" => read.pid = value.to().map_err(wrong)?,
+                "clock" => read.clock = value.to::<Option<_>>().map_err(wrong)?.unwrap_or_default(),
+                "timestamp" => read.timestamp = seconds(&value).map_err(wrong)?,
+                "utcoffset" => read.utcoffset = value.to::<Option<_>>().map_err(wrong)?.unwrap_or_default(),
+                "pid" => read.pid = value.to::<Option<_>>().map_err(wrong)?.unwrap_or_default(),
                 _ => read.fields.push((name, value)),
             }
         }
@@ -117,6 +117,12 @@ impl Event {
         }
         Ok(read)
     }
+}
+
+/// A time with every digit that it came with: `serde_json` may be off by the last bit of a float.
+fn seconds(value: &RawJson) -> Result<f64, JsonError> {
+    let read: f64 = value.to()?;
+    Ok(value.as_str().parse().unwrap_or(read))
 }
 
 fn publishing(exchange: &str, routing_key: String, hostname: &str, body: String) -> Publishing {

@@ -23,7 +23,8 @@ pub struct JsonError(String);
 pub struct RawJson(Arc<str>);
 
 impl RawJson {
-    /// Writes a value in Python's form: `", "` and `": "` between parts, everything beyond ASCII escaped.
+    /// Writes a value in Python's form: `", "` and `": "` between parts, everything beyond ASCII escaped. A Rust
+    /// float that is NaN or infinite becomes `null`, as `serde_json` has it.
     ///
     /// # Errors
     /// When the value has no JSON form (a map with keys that aren't texts, or its own serialization fails).
@@ -66,16 +67,25 @@ impl RawJson {
 
     /// Reads it as a Rust value.
     ///
+    /// An integer beyond 64 bits is refused by an integer type that can't hold it. A float and
+    /// [`serde_json::Value`] take the nearest float; ask for an `i128` or a [`RawJson`] where every digit counts.
+    ///
     /// # Errors
-    /// When it isn't of that shape. `NaN` and `Infinity` have no place in a Rust value that is read from JSON, and an
-    /// integer too large for its type is refused rather than rounded.
+    /// When it isn't of that shape. `NaN` and `Infinity` have no place in a Rust value that is read from JSON.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
-        serde_json::from_str(&self.0).map_err(|error| {
-            let odd = ["NaN", "Infinity"].into_iter().find(|word| outside_strings(&self.0, word));
-            JsonError(match odd {
-                Some(word) => format!("it contains {word}, which Python's JSON has and Rust's values don't"),
-                None => error.to_string(),
-            })
+        serde_json::from_str(&self.0)
+            .map_err(|error| JsonError(not_rusts(&self.0).unwrap_or_else(|| error.to_string())))
+    }
+
+    /// Reads a text that only people read, such as a traceback, or `null`. A lone surrogate, which Python makes of a
+    /// file name that isn't UTF-8, becomes U+FFFD; [`RawJson::to`] refuses it.
+    ///
+    /// # Errors
+    /// When it is neither a text nor `null`.
+    pub fn to_text_lossy(&self) -> Result<Option<String>, JsonError> {
+        self.to().or_else(|error| {
+            let whole = without_lone_surrogates(&self.0);
+            serde_json::from_str(&whole).map_err(|_| error)
         })
     }
 
@@ -114,7 +124,9 @@ impl fmt::Debug for RawJson {
 
 impl Serialize for RawJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw = RawValue::from_string(self.0.to_string()).map_err(serde::ser::Error::custom)?;
+        let raw = RawValue::from_string(self.0.to_string()).map_err(|error| {
+            serde::ser::Error::custom(not_rusts(&self.0).unwrap_or_else(|| error.to_string()))
+        })?;
         raw.serialize(serializer)
     }
 }
@@ -124,6 +136,44 @@ impl<'de> Deserialize<'de> for RawJson {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         Ok(Self(raw.get().into()))
     }
+}
+
+/// What a text has that Python's JSON allows and Rust's doesn't, for people.
+fn not_rusts(text: &str) -> Option<String> {
+    let word = ["NaN", "Infinity"].into_iter().find(|word| outside_strings(text, word))?;
+    Some(format!("it contains {word}, which Python's JSON has and Rust's values don't"))
+}
+
+/// A JSON text in which each escape `\ud800` to `\udfff` that isn't half of a pair is `\ufffd`.
+fn without_lone_surrogates(text: &str) -> String {
+    let unit = |rest: &str| {
+        let digits = rest.strip_prefix("\\u").and_then(|rest| rest.get(..4))?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let taken = match unit(rest) {
+            Some(0xd800..=0xdbff)
+                if rest.get(6..).and_then(unit).is_some_and(|low| low & 0xfc00 == 0xdc00) =>
+            {
+                12
+            }
+            Some(0xd800..=0xdfff) => {
+                out.push_str("\\ufffd");
+                rest = &rest[6..];
+                continue;
+            }
+            // The escaped letter goes along, since it may be another backslash.
+            _ => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        out.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Whether a word stands in a JSON text where it isn't part of a string.
@@ -206,7 +256,8 @@ impl Formatter for Python {
         }
         let mut units = [0; 2];
         for letter in fragment.chars() {
-            if letter.is_ascii() {
+            // Python escapes DEL as well.
+            if letter.is_ascii() && letter != '\x7f' {
                 writer.write_all(&[letter as u8])?;
             } else {
                 for unit in letter.encode_utf16(&mut units) {
@@ -412,6 +463,41 @@ mod tests {
     }
 
     #[test]
+    fn an_integer_beyond_64_bits_is_kept_refused_or_rounded_as_the_type_says() {
+        let big = RawJson::parse("123456789012345678901234567890").unwrap();
+        assert_eq!(big.to::<i128>(), Ok(123_456_789_012_345_678_901_234_567_890));
+        assert!(big.to::<u64>().is_err());
+        assert_eq!(big.to::<RawJson>().unwrap(), big);
+        assert_eq!(big.to::<f64>().unwrap().to_bits(), 123_456_789_012_345_678_901_234_567_890_f64.to_bits());
+    }
+
+    #[test]
+    fn what_can_not_be_written_says_why() {
+        let nan = RawJson::parse("[NaN]").unwrap();
+        let error = RawJson::of(&vec![nan]).unwrap_err();
+        assert_eq!(error.to_string(), "it contains NaN, which Python's JSON has and Rust's values don't");
+    }
+
+    #[test]
+    fn a_lone_surrogate_is_mended_in_a_text_for_people_alone() {
+        // The right side is what is read; the left side is JSON text.
+        let table = [
+            (r#""\udcff""#, "\u{fffd}"),
+            (r#""a\ud83d\ude00\ud800b""#, "a\u{1f600}\u{fffd}b"),
+            (r#""\ud800\ud83d\ude00""#, "\u{fffd}\u{1f600}"),
+            (r#""\ud800\n\\ude00 é""#, "\u{fffd}\n\\ude00 é"),
+            (r#""plain""#, "plain"),
+        ];
+        for (json, expected) in table {
+            let raw = RawJson::parse(json).unwrap();
+            assert_eq!(raw.to_text_lossy().unwrap().as_deref(), Some(expected), "{json}");
+        }
+        assert!(RawJson::parse(r#""\udcff""#).unwrap().to::<String>().is_err());
+        assert_eq!(RawJson::null().to_text_lossy(), Ok(None));
+        assert!(RawJson::parse("[1]").unwrap().to_text_lossy().is_err());
+    }
+
+    #[test]
     fn what_is_not_json_is_refused() {
         for text in
             ["", "{", "[1,]", "{\"a\"}", "nul", "01", "-", "\"\\x\"", "\"", "1 2", "'a'", "[1 2]", "{1: 2}"]
@@ -423,9 +509,9 @@ mod tests {
 
     #[test]
     fn values_are_written_in_pythons_form() {
-        let value = serde_json::json!({"a": [1, 2.5, null], "ü\u{1f600}\n\"": "x"});
+        let value = serde_json::json!({"a": [1, 2.5, null], "ü\u{1f600}\n\"": "x\x7f"});
         let written = RawJson::of(&value).unwrap();
-        assert_eq!(written.as_str(), r#"{"a": [1, 2.5, null], "\u00fc\ud83d\ude00\n\"": "x"}"#);
+        assert_eq!(written.as_str(), r#"{"a": [1, 2.5, null], "\u00fc\ud83d\ude00\n\"": "x\u007f"}"#);
         let entries = written.to_entries().unwrap();
         assert_eq!(entries[1].0, "ü\u{1f600}\n\"");
         assert_eq!(entries[0].1.to_elements().unwrap().len(), 3);
@@ -436,6 +522,13 @@ mod tests {
         fn any_text_is_taken_or_refused(text in "\\PC{0,40}") {
             if let Ok(raw) = RawJson::parse(&text) {
                 prop_assert_eq!(raw.as_str(), text.trim_matches([' ', '\t', '\n', '\r']));
+            }
+        }
+
+        #[test]
+        fn no_escape_makes_a_text_for_people_panic(text in "\"([a\u{e9}]|\\\\[u\\\\nd]|d8|[0-9a-f]){0,12}\"") {
+            if let Ok(raw) = RawJson::parse(&text) {
+                prop_assert!(raw.to_text_lossy().is_ok(), "{}", text);
             }
         }
 

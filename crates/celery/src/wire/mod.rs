@@ -6,6 +6,7 @@
 mod control;
 mod event;
 mod json;
+mod pattern;
 mod result;
 mod task;
 
