@@ -64,7 +64,11 @@ fn queues(order: &RunOrder) -> Vec<&str> {
 async fn make_queue(broker: &Broker, queue: &str) -> Result<(), TransportError> {
     match broker.declare_passive(queue).await {
         Err(error) if error.is_no_queue() => {
-            broker.declare(&Topology::default().queue(Queue::quorum(queue, DELIVERY_LIMIT))).await
+            match broker.declare(&Topology::default().queue(Queue::quorum(queue, DELIVERY_LIMIT))).await {
+                // Somebody was faster, in his own way.
+                Err(TransportError::Mismatch { .. }) => Ok(()),
+                made => made,
+            }
         }
         Err(error) => Err(error),
         Ok(_) => Ok(()),

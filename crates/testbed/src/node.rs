@@ -36,6 +36,8 @@ pub struct Node {
     distribution_port: u16,
     tls: Option<Tls>,
     server: Option<Child>,
+    /// Ends the server's process group when its input ends: by a kill of ours, or with this process, however it dies.
+    guardian: Option<Child>,
 }
 
 /// The node that all tests of one process share. Tests use queues of their own names ([`crate::unique`]).
@@ -82,7 +84,7 @@ impl Node {
         std::fs::write(folder.path().join("rabbitmq.conf"), conf).expect("the node's configuration");
         std::fs::write(folder.path().join("enabled_plugins"), "[].").expect("the node's plugins");
         let name = format!("regatta-{port}@localhost");
-        let mut node = Self { name, folder, port, distribution_port, tls, server: None };
+        let mut node = Self { name, folder, port, distribution_port, tls, server: None, guardian: None };
         node.boot();
         node
     }
@@ -153,6 +155,10 @@ impl Node {
             let _gone = killpg(group, Signal::SIGKILL);
             server.wait().expect("the node's end");
         }
+        if let Some(mut guardian) = self.guardian.take() {
+            drop(guardian.stdin.take());
+            guardian.wait().expect("the guardian's end");
+        }
     }
 
     /// Kills it and starts it again on the same data.
@@ -188,6 +194,7 @@ impl Node {
         self.environment(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut server = spawn_for_ever(command);
+        self.guardian = Some(guard(server.id()));
         let (tell, heard) = mpsc::sync_channel(64);
         let lines = BufReader::new(server.stdout.take().expect("a pipe"));
         // The thread reads to the end, so that the node never waits for a reader.
@@ -248,6 +255,15 @@ fn spawn_for_ever(mut command: Command) -> Child {
         }
     });
     heard.recv().expect("the starting thread").expect("RabbitMQ's server and setpriv")
+}
+
+/// Waits for the end of its input, which only this process holds, and then kills a group. The start script's own
+/// parent-death signal doesn't reach the emulator that it forks.
+fn guard(group: u32) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", "read -r _; kill -KILL \"-$1\" 2>/dev/null", "guardian", &group.to_string()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.spawn().expect("sh")
 }
 
 fn free_port() -> u16 {
