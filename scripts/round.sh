@@ -16,6 +16,6 @@ if [ "$(head -n 3 <<<"$out")" != "$expected" ]; then
     exit 1
 fi
 for worker in worker-a worker-b; do
-    grep -q "$worker@" <<<"$out" || { echo "round: nothing ran on $worker" >&2; exit 1; }
+    grep -qw "$worker" <<<"$out" || { echo "round: nothing ran on $worker" >&2; exit 1; }
 done
 make ps
