@@ -7,8 +7,8 @@ use regatta_celery::transport::{Broker, Exchange, Link, Queue, Topology, Transpo
 use regatta_celery::wire::{ResultMessage, State};
 use regatta_celery::{Client, ClientOptions, RemoteError, Replies, Reply, ReplyRoute, SendError, Task};
 use regatta_model::{
-    BatchEnd, BatchId, BatchOrder, BatchReport, DELIVERY_LIMIT, Input, Lease, Progress, RESULTS_EXCHANGE,
-    RunOrder, TASK_NAME, WorkerName,
+    BatchEnd, BatchId, BatchOrder, BatchReport, Input, Lease, Progress, RESULTS_EXCHANGE, RunOrder,
+    TASK_NAME, WorkerName,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -60,11 +60,12 @@ fn queues(order: &RunOrder) -> Vec<&str> {
     queues
 }
 
-/// A queue that somebody has made in his own way is used as it is.
+/// A queue that somebody has made in his own way is used as it is. Ours is classic and durable: a quorum queue of
+/// RabbitMQ 3.10 that recovers from its broker's death lets consumers hang for longer than a run waits.
 async fn make_queue(broker: &Broker, queue: &str) -> Result<(), TransportError> {
     match broker.declare_passive(queue).await {
         Err(error) if error.is_no_queue() => {
-            match broker.declare(&Topology::default().queue(Queue::quorum(queue, DELIVERY_LIMIT))).await {
+            match broker.declare(&Topology::default().queue(Queue::celery(queue))).await {
                 // Somebody was faster, in his own way.
                 Err(TransportError::Mismatch { .. }) => Ok(()),
                 made => made,

@@ -21,6 +21,5 @@ pub use ids::{BatchId, Digest, Lease, RunId, SuiteName, TestId, Time, Token, Uni
 pub use plan::{Lane, Plan, Work};
 pub use run::{Command, Input, Knowledge, Known, Route, Run, RunOrder, SuiteOrder};
 pub use wire::{
-    BatchEnd, BatchOrder, BatchReport, DELIVERY_LIMIT, Fact, Item, OrderItem, PROTOCOL, Progress,
-    RESULTS_EXCHANGE, TASK_NAME,
+    BatchEnd, BatchOrder, BatchReport, Fact, Item, OrderItem, PROTOCOL, Progress, RESULTS_EXCHANGE, TASK_NAME,
 };

@@ -17,10 +17,6 @@ pub const TASK_NAME: &str = "regatta.batch";
 /// The topic exchange to which workers publish; its routing keys are `<broker user>.<run id>`.
 pub const RESULTS_EXCHANGE: &str = "regatta.results";
 
-/// How often RabbitMQ may deliver a batch before it drops it: a backstop. Whether a batch is run again is the
-/// dispatcher's to say, and a worker gives a redelivered one back unrun.
-pub const DELIVERY_LIMIT: u32 = 20;
-
 /// What one batch asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchOrder {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use regatta_adapters::Adapter;
 use regatta_celery::transport::{Broker, Exchange, Queue, Topology, TransportError};
 use regatta_celery::{App, Prefetch, ResultRoute, WorkerEnd, WorkerError, WorkerOptions};
-use regatta_model::{DELIVERY_LIMIT, RESULTS_EXCHANGE};
+use regatta_model::RESULTS_EXCHANGE;
 use regatta_sandbox::Fence;
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +93,7 @@ async fn make_ready(broker: &Broker, queue: &str) -> Result<(), TransportError> 
     match broker.declare_passive(queue).await {
         Ok(_) => {}
         Err(error) if error.is_no_queue() => {
-            let made = broker.declare(&Topology::default().queue(Queue::quorum(queue, DELIVERY_LIMIT))).await;
+            let made = broker.declare(&Topology::default().queue(Queue::celery(queue))).await;
             // Somebody was faster, in his own way.
             made.or_else(
                 |error| if matches!(error, TransportError::Mismatch { .. }) { Ok(()) } else { Err(error) },

@@ -29,6 +29,11 @@ const UNLIMITED: usize = 1_024;
 /// The wait before a new try to subscribe on a session that is up (its queue was deleted, say).
 const RESUBSCRIBE: Duration = Duration::from_millis(500);
 
+/// The longest that one try to subscribe anew may take. A quorum queue that recovers from its broker's death has no
+/// leader yet; a channel that asks it to deliver then hangs in the broker (seen with 3.10.8), and a new channel a
+/// little later doesn't.
+const RESUBSCRIBE_MAX: Duration = Duration::from_secs(3);
+
 /// A consumer of a RabbitMQ queue.
 #[derive(Debug)]
 pub(in super::super) struct Subscription {
@@ -191,7 +196,10 @@ impl Forward {
             up.ok()?;
             let session = self.amqp.upgrade()?.session_now();
             if let Some(session) = session {
-                match Stream::open(&session, &self.spec).await {
+                let opened = tokio::time::timeout(RESUBSCRIBE_MAX, Stream::open(&session, &self.spec)).await;
+                let waited = RESUBSCRIBE_MAX;
+                let late = |_| Err(TransportError::Timeout { what: "subscribing anew".to_owned(), waited });
+                match opened.unwrap_or_else(late) {
                     Ok(stream) => return Some(stream),
                     Err(error) if !warned => {
                         warned = true;
