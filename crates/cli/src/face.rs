@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::time::Duration;
 
+use regatta_console::Live;
 use regatta_model::{Knowledge, RunRecord, Stamped, Time};
-use regatta_report::{Live, Progress, Style, Summary, SummaryOptions, Verbosity};
+use regatta_report::{Progress, Style, Summary, SummaryOptions, Verbosity};
 
 use crate::args::{Color, Format};
 

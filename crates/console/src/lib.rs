@@ -6,9 +6,12 @@
 #![warn(missing_docs)]
 
 mod args;
+mod collect;
 mod dispatch;
 mod error;
+mod live;
 mod log;
+mod progress;
 mod record;
 mod setup;
 mod show;
@@ -21,6 +24,7 @@ use clap::{CommandFactory, FromArgMatches};
 use regatta_celery::App;
 
 use self::args::{Args, Command};
+pub use self::live::Live;
 pub use self::record::{Execution, Record, SCHEMA, Statistics};
 
 /// One worker of an application: its name, and the queue that is its own.

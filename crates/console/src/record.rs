@@ -85,7 +85,8 @@ impl Statistics {
     pub(crate) fn of(tasks: &[Execution], wall_s: f64) -> Self {
         let mut runs: Vec<f64> = tasks.iter().filter_map(|task| task.run_s).collect();
         runs.sort_by(f64::total_cmp);
-        let run_sum_s: f64 = runs.iter().sum();
+        // The sum of nothing is -0.0, which would be shown.
+        let run_sum_s = runs.iter().fold(0.0, |sum, run| sum + run);
         let over_wall = |amount: f64| if wall_s > 0.0 { amount / wall_s } else { 0.0 };
         Self {
             tasks: tasks.len(),

@@ -18,11 +18,12 @@ pub(crate) async fn run(crew: &[Crew], args: &SetupArgs, color: Color) -> Result
             topology.queue(Queue::celery(one.queue)).queue(Queue::celery(&format!("{}.dead", one.queue)));
     }
     broker.declare(&topology).await?;
-    let mut screen = Screen::new(color);
+    let mut screen = Screen::new(color.on_stdout());
     for one in crew {
-        screen.line(&format!("Ready: queue {} and {}.dead for {}", one.queue, one.queue, one.worker))?;
+        screen.line(&format!("Ready: queue {} and {}.dead for {}", one.queue, one.queue, one.worker));
     }
-    screen.line("Ready: exchanges celeryev, celery.pidbox, reply.celery.pidbox")?;
+    screen.line("Ready: exchanges celeryev, celery.pidbox, reply.celery.pidbox");
     broker.close().await;
+    screen.finish()?;
     Ok(true)
 }

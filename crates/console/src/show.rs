@@ -1,37 +1,71 @@
 //! Lines, tables and colours.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use owo_colors::OwoColorize;
 
-use crate::args::Color;
 use crate::error::ConsoleError;
+use crate::live::Live;
 
-/// The standard output, with colours or without.
+/// The standard output, with colours or without, above a live view where there is one.
+///
+/// Writing never fails in the middle of the work: a reader that goes away (`| head -1`) has what it wants, and any other
+/// error is told by [`Screen::finish`].
 pub(crate) struct Screen {
-    out: AutoStream<std::io::Stdout>,
+    out: AutoStream<io::Stdout>,
+    color: bool,
+    live: Option<Live>,
+    failed: Option<io::Error>,
 }
 
 impl Screen {
-    pub(crate) fn new(color: Color) -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || !std::io::stdout().is_terminal();
-        let choice = match color {
-            Color::Always => ColorChoice::Always,
-            Color::Auto if !plain => ColorChoice::Always,
-            Color::Auto | Color::Never => ColorChoice::Never,
+    /// A screen without a live view.
+    pub(crate) fn new(color: bool) -> Self {
+        let choice = if color { ColorChoice::Always } else { ColorChoice::Never };
+        Self { out: AutoStream::new(io::stdout(), choice), color, live: None, failed: None }
+    }
+
+    /// Opens the live view where a person looks: the lines and the view must be on a terminal that can move its cursor.
+    pub(crate) fn go_live(&mut self) {
+        let terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        self.live = (terminal && !dumb).then(Live::on_stderr);
+    }
+
+    /// Whether there is a live view.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Shows these lines in the live view.
+    pub(crate) fn draw(&mut self, lines: impl FnOnce(bool) -> Vec<String>) {
+        if let Some(live) = &mut self.live {
+            live.show(&lines(self.color));
+        }
+    }
+
+    /// Takes the live view away.
+    pub(crate) fn end_live(&mut self) {
+        self.live = None;
+    }
+
+    pub(crate) fn line(&mut self, text: &str) {
+        if self.failed.is_some() {
+            return;
+        }
+        let out = &mut self.out;
+        let mut write = || writeln!(out, "{text}").and_then(|()| out.flush());
+        let written = match &self.live {
+            Some(live) => live.aside(write),
+            None => write(),
         };
-        Self { out: AutoStream::new(std::io::stdout(), choice) }
+        self.failed = written.err();
     }
 
-    pub(crate) fn line(&mut self, text: &str) -> Result<(), ConsoleError> {
-        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(ConsoleError::Output)
-    }
-
-    pub(crate) fn table(&mut self, head: &[&str], rows: Vec<Vec<String>>) -> Result<(), ConsoleError> {
+    pub(crate) fn table(&mut self, head: &[&str], rows: Vec<Vec<String>>) {
         let mut table = Table::new();
         table.load_style(NOTHING).set_header(head.to_vec());
         for row in rows {
@@ -40,9 +74,16 @@ impl Screen {
         for (number, line) in table.to_string().lines().enumerate() {
             let line = line.trim_end();
             let line = if number == 0 { line.bold().to_string() } else { painted(line) };
-            self.line(&line)?;
+            self.line(&line);
         }
-        Ok(())
+    }
+
+    /// Says whether all lines came out, as far as anybody reads them.
+    pub(crate) fn finish(self) -> Result<(), ConsoleError> {
+        match self.failed {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(ConsoleError::Output(error)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -79,5 +120,5 @@ pub(crate) fn error(error: &dyn std::error::Error) {
         source = cause.source();
     }
     // Nobody is left to be told when this fails.
-    drop(writeln!(std::io::stderr(), "{text}"));
+    drop(writeln!(io::stderr(), "{text}"));
 }

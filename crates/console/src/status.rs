@@ -62,11 +62,12 @@ pub(crate) async fn run(crew: &[Crew], args: &StatusArgs, color: Color) -> Resul
         }
     }
     report.ok = report.advice.is_empty();
-    let mut screen = Screen::new(color);
+    let mut screen = Screen::new(color.on_stdout());
     match args.format {
-        Format::Json => screen.line(&serde_json::to_string(&report)?)?,
-        Format::Human => human(&mut screen, &report)?,
+        Format::Json => screen.line(&serde_json::to_string(&report)?),
+        Format::Human => human(&mut screen, &report),
     }
+    screen.finish()?;
     Ok(report.ok)
 }
 
@@ -122,31 +123,30 @@ fn worker_line(worker: &str, queue: &str, answers: &[Answer]) -> WorkerLine {
     WorkerLine { worker: worker.to_owned(), alive: answer.is_some(), queues, ok }
 }
 
-fn human(screen: &mut Screen, report: &Report) -> Result<(), ConsoleError> {
+fn human(screen: &mut Screen, report: &Report) {
     let word = |ok: bool| if ok { "ok" } else { "bad" }.to_owned();
     let number = |count: Option<u32>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
     match report.latency_s {
         Some(latency) => {
-            screen.line(&format!("broker {} answers in {}", report.broker, show::time(Some(latency))))?;
+            screen.line(&format!("broker {} answers in {}", report.broker, show::time(Some(latency))));
         }
-        None => screen.line(&format!("broker {} can't be used", report.broker))?,
+        None => screen.line(&format!("broker {} can't be used", report.broker)),
     }
     if !report.queues.is_empty() {
         let rows = report
             .queues
             .iter()
             .map(|line| vec![line.queue.clone(), number(line.ready), number(line.consumers), word(line.ok)]);
-        screen.table(&["queue", "ready", "consumers", "state"], rows.collect())?;
+        screen.table(&["queue", "ready", "consumers", "state"], rows.collect());
     }
     if !report.workers.is_empty() {
         let rows = report
             .workers
             .iter()
             .map(|line| vec![line.worker.clone(), line.queues.join(", "), word(line.ok)]);
-        screen.table(&["worker", "queues", "state"], rows.collect())?;
+        screen.table(&["worker", "queues", "state"], rows.collect());
     }
     for advice in &report.advice {
-        screen.line(&format!("! {advice}"))?;
+        screen.line(&format!("! {advice}"));
     }
-    Ok(())
 }

@@ -115,6 +115,63 @@ fn two_waiting_tasks_overlap() {
 }
 
 #[test]
+fn a_reader_that_goes_away_costs_no_record() {
+    for format in ["human", "json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = hello();
+        command.args(["dispatch", "--wait", "0.3", "--format", format, "--results"]).arg(folder.path());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{format}: {output:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{format}");
+    }
+}
+
+#[test]
+fn an_output_that_can_not_be_written_is_an_error_after_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = hello().args(["dispatch", "--results"]).arg(folder.path()).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("can't write to the standard output"), "{output:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_late_task_is_named_with_its_queue_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let late = |arguments: &[&str]| {
+        let output =
+            hello().args(["dispatch", "--results"]).arg(folder.path()).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        text(&output.stdout)
+    };
+    let json: Value =
+        serde_json::from_str(&late(&["--wait", "5", "--timeout", "0.3", "--format", "json"])).unwrap();
+    for (task, queue) in [(0, "queue_a"), (1, "queue_b")] {
+        let task = &json["tasks"][task];
+        let (id, error) = (task["id"].as_str().unwrap(), task["error"].as_str().unwrap());
+        assert_eq!(task["state"], "UNKNOWN");
+        for word in [
+            &*format!("task {id} on queue {queue} within 300.0 ms"),
+            "consumers of the queue: 1",
+            "--timeout",
+        ] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+    let node = shared_node();
+    node.ctl(&["add_vhost", "idle"]);
+    node.ctl(&["set_permissions", "-p", "idle", "guest", ".*", ".*", ".*"]);
+    let said = late(&["--timeout", "0.3", "--broker", &node.url().replace("/%2f", "/idle")]);
+    for queue in ["queue_a", "queue_b"] {
+        let advice = format!("nobody consumes it; it runs when a worker comes: hello worker --queue {queue}");
+        assert!(said.contains(&advice), "{said}");
+    }
+}
+
+#[test]
 fn json_is_the_record_alone() {
     let (output, record) = dispatch(&["--format", "json"]);
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();

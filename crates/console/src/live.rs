@@ -1,4 +1,4 @@
-//! The live view: draws what [`Progress`](crate::Progress) answers below the lines that stay.
+//! The live view: lines that change, below the lines that stay. It must not know what they say.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
