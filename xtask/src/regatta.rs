@@ -77,8 +77,15 @@ impl Regatta {
     /// `regatta worker` with one slot.
     #[must_use]
     pub fn worker(&self, project: &Project, broker: &str, name: &str) -> Command {
+        self.worker_with(project, broker, name, 1)
+    }
+
+    /// `regatta worker` with as many slots as asked.
+    #[must_use]
+    pub fn worker_with(&self, project: &Project, broker: &str, name: &str, slots: usize) -> Command {
         let mut worker = self.command(project);
-        worker.args(["worker", "-Q", QUEUE, "--broker", broker, "--name", name, "--slots", "1"]);
+        worker.args(["worker", "-Q", QUEUE, "--broker", broker, "--name", name]);
+        worker.args(["--slots", &slots.to_string()]);
         worker
     }
 }

@@ -11,6 +11,7 @@ use regatta_testbed::Node;
 use super::Bench;
 use super::measure::{Better, Reach, Row, Side};
 use crate::process::{Running, command, finish};
+use crate::regatta::Project;
 
 /// The longest that one measurement may take.
 const MEASURE_MAX: Duration = Duration::from_secs(300);
@@ -152,20 +153,28 @@ pub(super) fn roundtrip(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     }])
 }
 
-/// How soon a worker is ready, and what it holds of memory when it idles.
+/// How soon a worker is ready, and what it holds of memory when it idles: the product's own worker with its own adapters
+/// and queues, in a folder with one command test.
 pub(super) fn worker(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let callers = Callers::build(bench)?;
+    let folder = bench.lab.folder().join("idle");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(
+        folder.join("regatta.toml"),
+        "[suite.idle]\nadapter = \"commands\"\n\n[[suite.idle.test]]\nname = \"nothing\"\nrun = \"true\"\n",
+    )?;
+    let project = Project { folder, python: None };
     let node = Node::start();
     let mut sides: [Side; 4] = std::array::from_fn(|_| Side::default());
     for _ in 0..bench.rounds {
-        let worker = callers.ready(&callers.noop, &node)?;
+        let worker = errors_as_output(&bench.regatta()?.worker_with(&project, &node.url(), "idle", 2));
+        let mut worker = Running::start(worker)?;
+        worker.wait_for(READY_MAX, |line| line.contains(" ready "))?;
         sides[0].add(worker.began().elapsed().as_secs_f64());
         sides[1].add(resident_megabytes(worker.id())?);
-        drop(worker);
+        worker.interrupt(READY_MAX)?;
         let arguments = ["-A", "noop", "worker", "-c", "2", "-P", "prefork", "-l", "info"];
-        // Its log, which says when it is ready, goes to standard error.
-        let python = callers.python(&node, "celery", &arguments);
-        let mut worker = Running::start(python)?;
+        let mut worker = Running::start(errors_as_output(&callers.python(&node, "celery", &arguments)))?;
         worker.wait_for(READY_MAX, |line| line.contains(" ready."))?;
         sides[2].add(worker.began().elapsed().as_secs_f64());
         sides[3].add(resident_megabytes(worker.id())?);
@@ -184,6 +193,23 @@ pub(super) fn worker(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         row("worker ready after (s)", ready, ready_python, 0.1),
         row("worker idle at 2 slots, resident (MB)", memory, memory_python, 15.0),
     ])
+}
+
+/// The same command with its log, which says when it is ready and goes to standard error, on standard output.
+fn errors_as_output(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        shell.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(std::process::Stdio::null());
+    shell
 }
 
 /// Resident memory of a process and all its descendants.
