@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the host's RabbitMQ ready: starts it when none answers, and gives it the virtual host `regatta` with the users
-# dispatcher, worker-a, worker-b and health, each with the least rights. Their passwords are made once, into secrets/.
+# dispatcher, worker-a and worker-b, each with the least rights. Their passwords are made once, into secrets/.
 # Safe to run again: it sets the rights anew and changes no password.
 #
 # A worker may read its own task queue, and make and use its own retry, dead-letter and control queues. It may not touch
@@ -102,17 +102,6 @@ worker() {
         "^($2(\\.retry\\..*)?|$control|celery\\.pidbox)\$"
 }
 
-# The health checks' user: it asks workers and reads their answers from queues of its own, named by random ids. It
-# reaches no task. What its rights force open is remote control as a whole: it may ask a worker to stop as well.
-health() {
-    local id='[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
-    local answers="$id(\\.reply\\.celery\\.pidbox)?"
-    user health \
-        "^($answers|celery\\.pidbox|reply\\.celery\\.pidbox)\$" \
-        "^($answers|celery\\.pidbox)\$" \
-        "^($answers|reply\\.celery\\.pidbox)\$"
-}
-
 secrets
 start
 ctl await_startup --timeout 120 >/dev/null ||
@@ -123,5 +112,4 @@ users=$(ctl list_users)
 user dispatcher '.*' '.*' '.*'
 worker worker-a queue_a
 worker worker-b queue_b
-health
-say "ready: virtual host $vhost, users dispatcher, worker-a, worker-b and health (passwords in secrets/)"
+say "ready: virtual host $vhost, users dispatcher, worker-a and worker-b (passwords in secrets/)"

@@ -37,8 +37,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Take batches of tests from queues, and run them.
     Worker(WorkerArgs),
-    /// Say how the broker, its queues and the workers are.
-    Status(StatusArgs),
+    /// Say how the broker, its queues and the workers are; exit code 0 only when all is well, else 3.
+    Status(LookArgs),
     /// Show the end of an earlier run again.
     Show(ShowArgs),
 }
@@ -209,22 +209,13 @@ pub(crate) struct WorkerArgs {
 
 /// `regatta status`.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct StatusArgs {
+pub(crate) struct LookArgs {
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
-    /// The queues to look at.
-    #[arg(
-        short = 'Q',
-        long = "queues",
-        value_name = "QUEUE",
-        value_delimiter = ',',
-        default_value = "regatta"
-    )]
-    pub(crate) queues: Vec<String>,
-    /// Workers that must be there, by name; without it any worker will do.
-    #[arg(long = "worker", value_name = "NAME")]
-    pub(crate) workers: Vec<String>,
-    /// What goes to standard output.
+    // Without queues and workers, the queue `regatta` is looked at.
+    #[command(flatten)]
+    pub(crate) status: regatta_console::StatusArgs,
+    /// What goes to standard output: tables, or one JSON object.
     #[arg(long, default_value = "human", value_name = "FORMAT")]
     pub(crate) format: Format,
 }

@@ -65,7 +65,7 @@ fn start(args: Args) -> Result<Exit, CliError> {
             Command::Run(run) => Box::pin(run::run(run, color)).await,
             Command::List(list) => list::list(&list),
             Command::Worker(worker) => Box::pin(worker::work(worker)).await,
-            Command::Status(status) => Box::pin(status::status(status)).await,
+            Command::Status(status) => Box::pin(status::status(status, color)).await,
             Command::Show(show) => show::show(&show, color),
         }
     })

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use regatta_celery::Broker;
 use regatta_celery::WorkerEnd;
+use regatta_console::node_name;
 use regatta_dispatch::Input;
 use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord};
 use regatta_store::{JUNIT_FILE, RUN_FILE, RUNS_KEPT_MAX, RunFolder, State, Store};
@@ -23,7 +24,7 @@ use crate::face::Face;
 use crate::listing::{LIST_TIMEOUT, Listing, fence};
 use crate::project::{self, Project};
 use crate::signals::Signals;
-use crate::surroundings::{base_env, broker_url, connect, cores, host};
+use crate::surroundings::{base_env, broker_url, connect, cores};
 use recorder::Recorder;
 
 /// This program's version, for records.
@@ -228,7 +229,7 @@ fn start_worker(
     queues.sort();
     queues.dedup();
     let config = WorkerConfig {
-        name: format!("regatta-{}@{}", std::process::id(), host()),
+        name: node_name(&format!("regatta-{}", std::process::id())),
         queues,
         tree: project.tree.clone(),
         adapters: project.suites.iter().map(|suite| Arc::clone(&suite.adapter)).collect(),

@@ -39,13 +39,6 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The host's name, for a worker's.
-pub(crate) fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
-}
-
 /// The broker that was asked for; none for the embedded one.
 pub(crate) fn broker_url(args: &BrokerArgs) -> Result<Option<BrokerUrl>, CliError> {
     let Some(url) = args.broker.clone().filter(|url| !url.is_embedded()) else { return Ok(None) };
@@ -60,14 +53,15 @@ pub(crate) fn broker_url(args: &BrokerArgs) -> Result<Option<BrokerUrl>, CliErro
     Ok(Some(url.with_password(password.trim_end_matches(['\n', '\r']))))
 }
 
+/// How to connect as `name`.
+pub(crate) fn connect_options(args: &BrokerArgs, name: &str) -> ConnectOptions {
+    let (ca_file, client_name) = (args.ca_file.clone(), name.to_owned());
+    ConnectOptions { ca_file, client_name, ..ConnectOptions::default() }
+}
+
 /// Connects.
 pub(crate) async fn connect(url: &BrokerUrl, args: &BrokerArgs, name: &str) -> Result<Broker, CliError> {
-    let options = ConnectOptions {
-        ca_file: args.ca_file.clone(),
-        client_name: name.to_owned(),
-        ..ConnectOptions::default()
-    };
-    Broker::connect(url, options).await.map_err(|error| {
+    Broker::connect(url, connect_options(args, name)).await.map_err(|error| {
         CliError::from_error(Exit::Fault, format!("the broker {url} can't be reached"), &error).hint(
             "is it running, and are user, password and virtual host right? regatta status --broker URL tells",
         )

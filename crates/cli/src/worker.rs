@@ -1,5 +1,6 @@
 //! `regatta worker`: one machine's part in a fleet.
 
+use regatta_console::node_name;
 use regatta_worker::{Fence, WorkerConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +9,7 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::project::{self, Project};
 use crate::signals::Signals;
-use crate::surroundings::{base_env, broker_url, connect, cores, host};
+use crate::surroundings::{base_env, broker_url, connect, cores};
 
 /// The limit of what is not a test; each batch brings its tests' own.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3_600);
@@ -26,7 +27,7 @@ pub(crate) async fn work(args: WorkerArgs) -> Result<Exit, CliError> {
         return Err(project.nothing_here());
     }
     let name = args.name.unwrap_or_else(|| format!("regatta-{}", std::process::id()));
-    let name = if name.contains('@') { name } else { format!("{name}@{}", host()) };
+    let name = node_name(&name);
     let broker = connect(&url, &args.broker, &name).await?;
     let config = WorkerConfig {
         name: name.clone(),

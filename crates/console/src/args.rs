@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use regatta_celery::{Broker, BrokerUrl, ConnectOptions};
 
 use crate::error::ConsoleError;
+use crate::status::StatusArgs;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Tasks, queues and isolated workers", long_about = None)]
@@ -28,7 +29,7 @@ pub(crate) enum Command {
     /// Run one worker until it is told to stop (SIGTERM or SIGINT; a second one ends it at once).
     Worker(WorkerArgs),
     /// Say whether the broker, the queues and the workers are well; exit code 0 only when all are.
-    Status(StatusArgs),
+    Status(LookArgs),
     /// Declare the queues and exchanges, with an administrator's rights.
     Setup(SetupArgs),
 }
@@ -114,21 +115,25 @@ impl BrokerArgs {
         Ok(url.with_password(password.trim_end_matches(['\r', '\n'])))
     }
 
+    /// The same where a broker inside this process makes no sense.
+    pub(crate) fn url_outside(&self) -> Result<BrokerUrl, ConsoleError> {
+        let url = self.url()?;
+        if url.is_embedded() { Err(ConsoleError::NeedsBroker) } else { Ok(url) }
+    }
+
+    /// How to connect as `name`.
+    pub(crate) fn options(&self, name: &str) -> ConnectOptions {
+        let (ca_file, client_name) = (self.ca_file.clone(), name.to_owned());
+        ConnectOptions { ca_file, client_name, ..ConnectOptions::default() }
+    }
+
     pub(crate) async fn connect(&self, name: &str) -> Result<Broker, ConsoleError> {
-        let options = ConnectOptions {
-            ca_file: self.ca_file.clone(),
-            client_name: name.to_owned(),
-            ..ConnectOptions::default()
-        };
-        Ok(Broker::connect(&self.url()?, options).await?)
+        Ok(Broker::connect(&self.url()?, self.options(name)).await?)
     }
 
     /// The same where a broker inside this process makes no sense.
     pub(crate) async fn connect_outside(&self, name: &str) -> Result<Broker, ConsoleError> {
-        if self.url()?.is_embedded() {
-            return Err(ConsoleError::NeedsBroker);
-        }
-        self.connect(name).await
+        Ok(Broker::connect(&self.url_outside()?, self.options(name)).await?)
     }
 }
 
@@ -172,15 +177,12 @@ pub(crate) struct WorkerArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct StatusArgs {
+pub(crate) struct LookArgs {
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
-    /// A worker that must be there, with its queue; again for each [default: all of the application].
-    #[arg(long, value_name = "WORKER=QUEUE", value_parser = expected)]
-    pub(crate) expect: Vec<(String, String)>,
-    /// How long to wait for the workers' answers, in seconds.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub(crate) timeout: Duration,
+    // Without queues and workers, all of the application are looked at.
+    #[command(flatten)]
+    pub(crate) status: StatusArgs,
     /// What the standard output shows.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
@@ -192,7 +194,7 @@ pub(crate) struct SetupArgs {
     pub(crate) broker: BrokerArgs,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
@@ -201,14 +203,5 @@ fn slots(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=1024) => Ok(count),
         _ => Err("not a number from 1 to 1024".to_owned()),
-    }
-}
-
-fn expected(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((worker, queue)) if !worker.is_empty() && !queue.is_empty() => {
-            Ok((worker.to_owned(), queue.to_owned()))
-        }
-        _ => Err("write WORKER=QUEUE, such as worker-a=queue_a".to_owned()),
     }
 }

@@ -8,6 +8,7 @@ use crate::Crew;
 use crate::args::{Color, DispatchArgs, Format};
 use crate::collect::send_and_collect;
 use crate::error::ConsoleError;
+use crate::name::node_name;
 use crate::record::Record;
 use crate::show::{self, Screen};
 
@@ -51,7 +52,7 @@ pub(crate) async fn run(
     } else {
         screen.line(&serde_json::to_string(&record)?);
     }
-    screen.finish()?;
+    screen.finish().map_err(ConsoleError::Output)?;
     Ok(record.statistics.succeeded == record.statistics.tasks)
 }
 
@@ -66,7 +67,7 @@ fn embark(
 ) -> JoinSet<Result<WorkerEnd, WorkerError>> {
     let mut workers = JoinSet::new();
     for one in crew {
-        let worker = app.worker(broker, WorkerOptions::new(one.worker, [one.queue]).slots(slots));
+        let worker = app.worker(broker, WorkerOptions::new(node_name(one.worker), [one.queue]).slots(slots));
         workers.spawn(worker.run(quiet.clone(), kill.clone()));
     }
     workers

@@ -11,6 +11,7 @@ mod dispatch;
 mod error;
 mod live;
 mod log;
+mod name;
 mod progress;
 mod record;
 mod setup;
@@ -23,9 +24,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use regatta_celery::App;
 
-use self::args::{Args, Command};
+use self::args::{Args, Command, Format, LookArgs};
 pub use self::live::Live;
+pub use self::name::{host, node_name};
 pub use self::record::{Execution, Record, SCHEMA, Statistics};
+pub use self::status::{Expected, STATUS_SCHEMA, Status, StatusArgs, status};
 
 /// One worker of an application: its name, and the queue that is its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,7 @@ pub fn main(app: &App, crew: &[Crew]) -> ExitCode {
             match &args.command {
                 Command::Dispatch(given) => Box::pin(dispatch::run(app, crew, given, args.color)).await,
                 Command::Worker(given) => Box::pin(worker::run(app, crew, given)).await,
-                Command::Status(given) => Box::pin(status::run(crew, given, args.color)).await,
+                Command::Status(given) => Box::pin(look(app, crew, given, args.color.on_stdout())).await,
                 Command::Setup(given) => Box::pin(setup::run(crew, given, args.color)).await,
             }
         }),
@@ -66,4 +69,19 @@ pub fn main(app: &App, crew: &[Crew]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `status` of the application's own queues and workers, unless others are named.
+async fn look(app: &App, crew: &[Crew], given: &LookArgs, color: bool) -> Result<bool, error::ConsoleError> {
+    let mut wanted = given.status.clone();
+    if wanted.queues.is_empty() && wanted.workers.is_empty() {
+        let expected =
+            |one: &Crew| Expected { worker: one.worker.to_owned(), queue: Some(one.queue.to_owned()) };
+        wanted.workers = crew.iter().map(expected).collect();
+    }
+    let (url, options) = (given.broker.url_outside()?, given.broker.options("status"));
+    let start = format!("{} worker --queue", app.name());
+    let found = Box::pin(status(&url, options, &wanted, &start)).await;
+    found.print(given.format == Format::Json, color).map_err(error::ConsoleError::Output)?;
+    Ok(found.is_ok())
 }

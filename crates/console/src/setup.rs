@@ -24,6 +24,6 @@ pub(crate) async fn run(crew: &[Crew], args: &SetupArgs, color: Color) -> Result
     }
     screen.line("Ready: exchanges celeryev, celery.pidbox, reply.celery.pidbox");
     broker.close().await;
-    screen.finish()?;
+    screen.finish().map_err(ConsoleError::Output)?;
     Ok(true)
 }

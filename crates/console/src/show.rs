@@ -7,7 +7,6 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use owo_colors::OwoColorize;
 
-use crate::error::ConsoleError;
 use crate::live::Live;
 
 /// The standard output, with colours or without, above a live view where there is one.
@@ -79,9 +78,9 @@ impl Screen {
     }
 
     /// Says whether all lines came out, as far as anybody reads them.
-    pub(crate) fn finish(self) -> Result<(), ConsoleError> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         match self.failed {
-            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(ConsoleError::Output(error)),
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
             _ => Ok(()),
         }
     }

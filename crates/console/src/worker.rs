@@ -7,10 +7,12 @@ use tokio_util::sync::CancellationToken;
 use crate::Crew;
 use crate::args::WorkerArgs;
 use crate::error::ConsoleError;
+use crate::name::node_name;
 
 pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<bool, ConsoleError> {
     let owner = crew.iter().find(|one| one.queue == args.queue).map(|one| one.worker.to_owned());
     let name = args.name.clone().or(owner).unwrap_or_else(|| format!("worker-{}", args.queue));
+    let name = node_name(&name);
     let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
     let mut terminate = signal(SignalKind::terminate()).map_err(ConsoleError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ConsoleError::Signals)?;

@@ -38,6 +38,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// A worker's node name, as Celery forms it.
+fn on_this_host(worker: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    format!("{worker}@{}", host.trim())
+}
+
 fn first_lines(output: &Output) -> Vec<String> {
     text(&output.stdout).lines().take(3).map(str::to_owned).collect()
 }
@@ -194,20 +200,38 @@ fn over_rabbitmq_each_task_runs_on_its_own_worker_and_no_password_comes_out() {
         dispatch(&["--broker", &login, "--password-file", &secret, "--log-level", "trace"]);
     assert_eq!(first_lines(&output), FIRST_LINES);
     for (task, worker) in [(0, "worker-a"), (1, "worker-b")] {
-        assert_eq!(record["tasks"][task]["worker"], worker, "{record}");
+        assert_eq!(record["tasks"][task]["worker"], on_this_host(worker), "{record}");
     }
-    let expect = ["--expect", "worker-a=queue_a", "--expect", "worker-b=queue_b"];
-    let status = |expect: &[&str]| {
-        hello().args(["status", "--broker", &broker, "--timeout", "2"]).args(expect).output().unwrap()
-    };
-    let well = status(&expect);
+    let status =
+        |arguments: &[&str]| hello().args(["status", "--broker", &broker]).args(arguments).output().unwrap();
+    let well = status(&[]);
     assert!(well.status.success(), "{well:?}");
-    let ill = status(&["--expect", "worker-a=queue_b"]);
+    let named = status(&["--worker", "worker-a", "--worker", &(on_this_host("worker-b") + "=queue_b")]);
+    assert!(named.status.success(), "{named:?}");
+    let ill = status(&["--worker", "worker-a=queue_b"]);
     assert_eq!(ill.status.code(), Some(1));
-    assert!(text(&ill.stdout).contains("start it with --queue queue_b"), "{ill:?}");
+    assert!(text(&ill.stdout).contains("start it anew: hello worker --queue queue_b"), "{ill:?}");
+    let away = status(&["--worker", "worker-a@elsewhere", "--timeout", "0.5"]);
+    assert_eq!(away.status.code(), Some(1));
+    assert!(text(&away.stdout).contains("worker-a@elsewhere doesn't answer"), "{away:?}");
+
+    let json = status(&["--format", "json"]);
+    let printed: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&printed["schema"], &printed["ok"], &printed["asked"]),
+        (&2.into(), &true.into(), &true.into())
+    );
+    assert!(printed["latency_s"].as_f64().unwrap() > 0.0, "{printed}");
+    assert_eq!(
+        printed["queues"][1],
+        serde_json::json!({"queue": "queue_b", "ready": 0, "consumers": 1, "ok": true})
+    );
+    let worker = serde_json::json!(
+        {"worker": on_this_host("worker-a"), "alive": true, "queues": ["queue_a"], "ok": true});
+    assert_eq!(printed["workers"][0], worker);
 
     let mut all = a.end() + &b.end() + &record.to_string();
-    for output in [setup, output, well, ill] {
+    for output in [setup, output, well, named, ill, away, json] {
         all += &(text(&output.stdout) + &text(&output.stderr));
     }
     assert!(!all.contains("pa55-of-chief"));
@@ -222,7 +246,7 @@ fn a_worker_can_not_consume_the_queue_of_another() {
     let place = |url: String| url.replace("/%2f", "/apart");
     assert!(hello().args(["setup", "--broker", &place(node.url())]).output().unwrap().status.success());
     // RabbitMQ asks for the right to configure even where an exchange exists already and is declared again.
-    let own = r"^(queue_a|worker-a|celeryev|celery\.pidbox|reply\.celery\.pidbox|amq\.default)(\..*)?$";
+    let own = r"^(queue_a|worker-a(@.*)?|celeryev|celery\.pidbox|reply\.celery\.pidbox|amq\.default)(\..*)?$";
     node.add_user("worker-a", "pa55-of-a", "^$", "^$", "^$");
     node.ctl(&["set_permissions", "-p", virtual_host, "worker-a", own, own, own]);
     let broker = place(node.url_of("worker-a", "pa55-of-a"));
@@ -233,8 +257,46 @@ fn a_worker_can_not_consume_the_queue_of_another() {
     let said = text(&output.stderr);
     assert!(said.contains("refused access") && said.contains("can't consume queue queue_b"), "{said}");
     assert!(!said.contains("pa55-of-a"), "{said}");
-    // The same rights are enough for its own queue.
-    assert_eq!(Worker::start(&broker, "queue_a").stop(), Some(0));
+    // The same rights are enough for its own queue, and to be looked at.
+    let worker = Worker::start(&broker, "queue_a");
+    let status = |arguments: &[&str]| {
+        let output = hello().args(["status", "--broker", &broker]).args(arguments).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, said) = status(&["--worker", "worker-a=queue_a"]);
+    assert!(code == Some(0) && said.contains("may not ask them"), "{said}");
+    let (code, said) = status(&["--worker", "worker-a=queue_a", "--no-ask", "--format", "json"]);
+    let printed: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &printed["asked"], &printed["workers"][0]["alive"]),
+        (Some(0), &false.into(), &Value::Null)
+    );
+    let (code, said) = status(&["--worker", "worker-a"]);
+    assert!(code == Some(1) && said.contains("--worker worker-a=QUEUE"), "{said}");
+    let (code, said) = status(&[]);
+    assert!(code == Some(1) && said.contains("nobody consumes queue_b"), "{said}");
+    assert_eq!(worker.stop(), Some(0));
+}
+
+#[test]
+fn what_is_not_there_is_said_with_what_to_do() {
+    let broker = shared_node().url();
+    let status = |broker: &str| {
+        let arguments = ["--queue", "nowhere", "--no-ask", "--format", "json", "--broker", broker];
+        let output = hello().arg("status").args(arguments).output().unwrap();
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &printed["ok"]), (Some(1), &false.into()), "{output:?}");
+        printed
+    };
+    let advice = status(&broker)["advice"].to_string();
+    assert!(
+        advice.contains("queue nowhere is not there") && advice.contains("hello worker --queue nowhere"),
+        "{advice}"
+    );
+    let printed = status("amqp://guest:guest@127.0.0.1:1/");
+    assert_eq!(printed["latency_s"], Value::Null);
+    assert!(printed["advice"].to_string().contains("can't be reached"), "{printed}");
 }
 
 #[test]

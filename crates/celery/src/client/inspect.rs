@@ -86,6 +86,13 @@ pub struct Answer {
     pub value: Value,
 }
 
+impl Answer {
+    /// Whether the worker is the one that `name` means: `one@here`, or `one` for any host.
+    pub fn is_of(&self, name: &str) -> bool {
+        is_called(&self.node, name)
+    }
+}
+
 /// The client's ear for answers: one queue for all questions, made by the first.
 pub(crate) struct ControlReplies {
     address: ReplyAddress,
@@ -148,11 +155,13 @@ pub(crate) async fn ask(
     let ticket = uuid::Uuid::new_v4().to_string();
     let clock = *control.clock.lock().await + 1;
     let mut request = request(inspect, &ticket, clock);
-    request.destination = (!nodes.is_empty()).then(|| nodes.to_vec());
+    // Celery's destinations are whole node names; where a host is missing, everybody is asked.
+    let whole = !nodes.is_empty() && nodes.iter().all(|name| name.contains('@'));
+    request.destination = whole.then(|| nodes.to_vec());
     request.reply_to = Some(control.address.clone());
     publish(inner, &request).await?;
-    let mut found = BTreeMap::new();
-    while nodes.is_empty() || nodes.iter().any(|node| !found.contains_key(node)) {
+    let mut found: BTreeMap<String, Value> = BTreeMap::new();
+    while nodes.is_empty() || nodes.iter().any(|name| !found.keys().any(|node| is_called(node, name))) {
         let reply = match tokio::time::timeout_at(deadline, answers.recv()).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(broadcast::error::RecvError::Lagged(_))) => continue,
@@ -161,10 +170,17 @@ pub(crate) async fn ask(
         if reply.ticket == ticket {
             let mut clock = control.clock.lock().await;
             *clock = reply.clock.max(*clock);
-            found.extend(reply.nodes.iter().map(|(node, value)| (node.clone(), value.clone())));
+            let meant = |node: &str| nodes.is_empty() || nodes.iter().any(|name| is_called(node, name));
+            let answers = reply.nodes.iter().filter(|(node, _)| meant(node));
+            found.extend(answers.map(|(node, value)| (node.clone(), value.clone())));
         }
     }
     Ok(found.into_iter().map(|(node, value)| Answer { node, value }).collect())
+}
+
+/// Whether `name`, with or without a host, means this node.
+fn is_called(node: &str, name: &str) -> bool {
+    node == name || node.split_once('@').is_some_and(|(before, _)| before == name)
 }
 
 /// Sends a command that wants no answer.

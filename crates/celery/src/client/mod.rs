@@ -132,7 +132,8 @@ impl Client {
     }
 
     /// Asks all workers (or those named in `nodes`) and collects what comes back within `timeout`: each worker's name
-    /// with its answer, in order of the names. With `nodes` it returns as soon as all of those have answered.
+    /// with its answer, in order of the names. With `nodes` it returns as soon as all of those have answered. A name
+    /// without a host (`one`) means that worker on any host (`one@here`), and the first that answers will do.
     ///
     /// # Errors
     /// When the broker doesn't take the question. Nobody answering is an empty list, not an error.

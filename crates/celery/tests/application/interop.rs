@@ -259,6 +259,8 @@ fn a_client_asks_rust_workers_too() {
         let answers = client.inspect(Inspect::ActiveQueues, &node, DEADLINE).await.unwrap();
         assert_eq!(answers[0].node, "asked@test");
         assert_eq!(answers[0].value[0]["name"], "asked");
+        let anywhere = client.inspect(Inspect::Ping, &["asked".to_owned()], DEADLINE).await.unwrap();
+        assert!(anywhere.len() == 1 && anywhere[0].is_of("asked") && !anywhere[0].is_of("ask"));
         let nobody =
             client.inspect(Inspect::Ping, &["nobody@test".to_owned()], Duration::from_millis(100)).await;
         assert_eq!(nobody.unwrap(), []);

@@ -40,6 +40,10 @@ fn two_workers_share_a_run_and_status_sees_them() {
         "{}",
         status.stdout
     );
+    let anybody = project.regatta(&["status", "--broker", &url, "-Q", queue, "--format", "json"]).expect(0);
+    for word in ["\"ok\":true", "\"asked\":true", "two@here"] {
+        assert!(anybody.stdout.contains(word), "{word}: {}", anybody.stdout);
+    }
     let ended = run.wait().expect(0);
     assert!(!ended.stdout.contains(":guest@"), "a password is shown");
     assert_eq!(project.verdicts().len(), names.len());
@@ -61,6 +65,14 @@ fn nobody_who_works_is_said_with_what_to_do_and_ends_with_3() {
     assert!(ended.stdout.contains("NOBODY WORKS") && ended.stdout.contains("regatta worker -Q"), "{ended:?}");
     assert_eq!(ended.stderr, "", "what went as expected is no error");
     assert_eq!(project.verdicts(), ["a unjudged"]);
+}
+
+#[test]
+fn status_of_a_queue_that_nobody_made_is_3_and_says_how_to_make_it() {
+    let project = Project::of_commands(&[("a", "true")]);
+    let ended = project.regatta(&["status", "--broker", &shared_node().url(), "-Q", "cli-nowhere"]).expect(3);
+    assert!(ended.stdout.contains("regatta worker -Q cli-nowhere --broker amqp://"), "{ended:?}");
+    assert!(!ended.stdout.contains("guest:guest"), "{ended:?}");
 }
 
 #[test]
