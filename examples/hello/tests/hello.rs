@@ -57,8 +57,12 @@ struct Worker {
 
 impl Worker {
     fn start(broker: &str, queue: &str) -> Self {
+        Self::start_with(broker, queue, &["--log-level", "trace"])
+    }
+
+    fn start_with(broker: &str, queue: &str, arguments: &[&str]) -> Self {
         let mut command = hello();
-        command.args(["worker", "--queue", queue, "--broker", broker, "--log-level", "trace"]);
+        command.args(["worker", "--queue", queue, "--broker", broker]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut worker = Self { child, log, seen: String::new() };
@@ -238,6 +242,36 @@ fn over_rabbitmq_each_task_runs_on_its_own_worker_and_no_password_comes_out() {
 }
 
 #[test]
+fn a_log_for_machines_says_of_each_task_who_ran_it_and_for_how_long() {
+    let node = shared_node();
+    node.ctl(&["add_vhost", "logs"]);
+    node.ctl(&["set_permissions", "-p", "logs", "guest", ".*", ".*", ".*"]);
+    let broker = node.url().replace("/%2f", "/logs");
+    let workers =
+        ["queue_a", "queue_b"].map(|queue| Worker::start_with(&broker, queue, &["--log-format", "json"]));
+    let (_, record) = dispatch(&["--broker", &broker, "--wait", "0.2"]);
+    for ((worker, name), task) in workers.into_iter().zip(["worker-a", "worker-b"]).zip([0, 1]) {
+        let (log, task) = (worker.end(), &record["tasks"][task]);
+        let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for line in &lines {
+            line["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+            assert!(line["level"] == "INFO" && line["target"].is_string(), "{line}");
+        }
+        let ended: Vec<_> = lines.iter().filter(|line| line["message"] == "task ended").collect();
+        let [ended] = ended.as_slice() else { panic!("not one task: {log}") };
+        assert_eq!(ended["worker"], on_this_host(name));
+        assert_eq!(
+            (&ended["task"], &ended["task_id"], &ended["queue"]),
+            (&task["task"], &task["id"], &task["queue"])
+        );
+        assert_eq!((&ended["attempt"], &ended["state"]), (&1.into(), &"SUCCESS".into()), "{ended}");
+        let (logged, recorded) = (ended["duration_s"].as_f64().unwrap(), task["run_s"].as_f64().unwrap());
+        // The record's times went through a message as seconds since 1970, so their last digits are gone.
+        assert!(logged >= 0.2 && (logged - recorded).abs() < 1e-4, "{logged} {recorded}");
+    }
+}
+
+#[test]
 fn a_worker_can_not_consume_the_queue_of_another() {
     let node = shared_node();
     let virtual_host = "apart";
@@ -299,14 +333,45 @@ fn what_is_not_there_is_said_with_what_to_do() {
     assert!(printed["advice"].to_string().contains("can't be reached"), "{printed}");
 }
 
+/// Checks a dispatch of a hundred tasks of 0.1 s over two workers with four slots each, by the record's own timestamps.
+fn check_the_arithmetic(record: &Value) {
+    let tasks = record["tasks"].as_array().unwrap();
+    assert_eq!((tasks.len(), &record["statistics"]["succeeded"]), (100, &100.into()));
+    for queue in ["queue_a", "queue_b"] {
+        let time =
+            |task: &Value, what: &str| task[what].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let own: Vec<_> = tasks.iter().filter(|task| task["queue"] == queue).collect();
+        let mut steps: Vec<_> =
+            own.iter().flat_map(|task| [(time(task, "started"), 1), (time(task, "finished"), -1)]).collect();
+        // What ends when another begins is over before it.
+        steps.sort_unstable();
+        let mut running = 0;
+        let most = steps
+            .iter()
+            .map(|(_, step)| {
+                running += step;
+                running
+            })
+            .max();
+        assert_eq!((own.len(), most), (50, Some(4)), "{queue}");
+        let span = steps[99].0.duration_since(steps[0].0).as_secs_f64();
+        // Thirteen rounds of four; with half the slots it would take more than 2.5 s.
+        assert!((1.3..2.5).contains(&span), "{queue}: {span} s");
+    }
+    let wall = record["statistics"]["wall_s"].as_f64().unwrap();
+    assert!((1.3..2.5).contains(&wall), "{wall} s");
+}
+
 #[test]
 fn a_hundred_tasks_share_two_times_four_slots() {
-    let (_, record) = dispatch(&["--count", "50", "--slots", "4", "--wait", "0.1"]);
-    let statistics = &record["statistics"];
-    assert_eq!(statistics["succeeded"], 100);
-    // Thirteen rounds of four on each worker; at half the slots it would take more than 2.5 s.
-    let wall = statistics["wall_s"].as_f64().unwrap();
-    assert!((1.3..2.5).contains(&wall), "{statistics}");
+    let hundred = ["--count", "50", "--wait", "0.1"];
+    check_the_arithmetic(&dispatch(&[&hundred[..], &["--slots", "4"]].concat()).1);
+    let node = shared_node();
+    node.ctl(&["add_vhost", "slots"]);
+    node.ctl(&["set_permissions", "-p", "slots", "guest", ".*", ".*", ".*"]);
+    let broker = node.url().replace("/%2f", "/slots");
+    let _workers = ["queue_a", "queue_b"].map(|queue| Worker::start_with(&broker, queue, &["--slots", "4"]));
+    check_the_arithmetic(&dispatch(&[&hundred[..], &["--broker", &broker]].concat()).1);
 }
 
 #[test]

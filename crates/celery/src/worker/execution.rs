@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::app::{Arguments, Registered};
 use crate::client::Facts;
@@ -44,6 +45,11 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
+    /// The how-many-th try it is, from 1.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.retries.saturating_add(1)
+    }
+
     pub(crate) fn worker_name(&self) -> &str {
         &self.hands.options.name
     }
@@ -145,8 +151,17 @@ fn handler(
     arguments: Arguments,
 ) -> impl Future<Output = End> + Send + 'static {
     let (context, task) = (Context::new(Arc::clone(execution)), Arc::clone(task));
+    // What the handler logs is then found by the same fields as what we log.
+    let span = tracing::info_span!(
+        "task",
+        worker = execution.worker_name(),
+        task = execution.name,
+        task_id = &*execution.id,
+        queue = &*execution.queue,
+        attempt = execution.attempt()
+    );
     // The handler's first part, before its future, may panic as well; so it is called inside.
-    let called = async move { (task.handler)(context, arguments).await };
+    let called = async move { (task.handler)(context, arguments).await }.instrument(span);
     AssertUnwindSafe(called).catch_unwind().map(|ended| match ended {
         Ok(ended) => End::Returned(ended),
         Err(panic) => End::Panicked(panic_message(panic.as_ref())),

@@ -72,6 +72,21 @@ impl Hands {
         });
     }
 
+    /// The line of an attempt that has ended, with the fields that logs are searched by (docs/logs.md).
+    fn log_end(&self, execution: &Execution, state: &State, error: Option<&TaskError>, finished: SystemTime) {
+        tracing::info!(
+            worker = self.options.name,
+            task = execution.name,
+            task_id = &*execution.id,
+            queue = &*execution.queue,
+            attempt = execution.attempt(),
+            duration_s = execution.facts(Some(finished)).run_time().map(|time| time.as_secs_f64()),
+            state = state.as_str(),
+            error = error.map(tracing::field::display),
+            "task ended"
+        );
+    }
+
     /// Its execution begins.
     pub(crate) async fn started(&self, execution: &Execution) {
         self.event("task-started", &execution.id, Vec::new);
@@ -165,6 +180,7 @@ impl Hands {
         let shown = self.emitter.as_ref().filter(|emitter| emitter.tells_of_tasks()).map(|_| repr(&result));
         let message = ResultMessage::new(&*execution.id, State::Success, result);
         self.answer(execution, message, finished).await?;
+        self.log_end(execution, &State::Success, None, finished);
         let run_time = execution.facts(Some(finished)).run_time().map(|time| time.as_secs_f64());
         self.event("task-succeeded", &execution.id, || {
             vec![("result", json(&shown)), ("runtime", json(&run_time))]
@@ -181,7 +197,7 @@ impl Hands {
         let message = ResultMessage::new(&*execution.id, State::Failure, error.to_wire());
         let message = message.with_traceback(error.traceback.clone());
         self.answer(execution, message, finished).await?;
-        tracing::debug!(task = execution.name, task_id = %execution.id, %error, "a task failed");
+        self.log_end(execution, &State::Failure, Some(error), finished);
         self.event("task-failed", &execution.id, || exception_fields(error));
         self.follow_failure(execution, error).await
     }
@@ -240,6 +256,7 @@ impl Hands {
         let error = revoked_error(reason);
         self.answer(execution, ResultMessage::new(&*execution.id, State::Revoked, error.to_wire()), finished)
             .await?;
+        self.log_end(execution, &State::Revoked, Some(&error), finished);
         self.revoked_event(&execution.id, reason);
         Ok(())
     }
@@ -269,7 +286,7 @@ impl Hands {
         if let Err(failed) = self.answer(execution, message, now).await {
             tracing::warn!(task_id = %execution.id, error = %failed, "the state RETRY was not published");
         }
-        tracing::info!(task = execution.name, task_id = %execution.id, %error, ?delay, "a task is retried");
+        self.log_end(execution, &State::Retry, Some(error), now);
         self.event("task-retried", &execution.id, || exception_fields(error));
         Ok(())
     }
@@ -345,7 +362,7 @@ impl Hands {
         settler: Settler,
     ) -> Settlement {
         let id = asker.id.as_deref().unwrap_or("unknown");
-        tracing::warn!(task_id = id, queue, reason = %error, "a message was refused and dead-lettered");
+        tracing::warn!(worker = self.options.name, task_id = id, queue, reason = %error, "a message was refused and dead-lettered");
         if self.options.dead_letter == DeadLetter::Queue
             && let Err(failed) =
                 self.aside.dead_letter(&self.broker, envelope, queue, &error.to_string()).await

@@ -117,7 +117,9 @@ impl Round {
         link.mark_unchanged();
         self.say("worker-online");
         self.phase.send_replace(Phase::Ready);
-        tracing::info!(worker = self.hands.options.name, queues = ?self.hands.options.queues, slots = self.hands.options.slots, "ready");
+        let options = &self.hands.options;
+        let queues = options.queues.join(",");
+        tracing::info!(worker = options.name, queues, slots = options.slots, "ready");
         let asked = self.asked.clone();
         let (mut kill, mut quiet, mut asked) =
             (pin!(kill.cancelled()), pin!(quiet.cancelled()), pin!(asked.cancelled()));
