@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use regatta_celery::BrokerUrl;
+use regatta_console::{BrokerArgs, StatusArgs};
 
 /// Runs a project's tests, spread over workers, and ends with one proven verdict per test.
 #[derive(Debug, Parser)]
@@ -128,21 +128,6 @@ pub(crate) struct Place {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// How to reach the broker.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct BrokerArgs {
-    /// The broker: `amqp://user@host/vhost`, `amqps://…`, or `memory://` for the embedded one. A password belongs into
-    /// the environment or a file.
-    #[arg(long, env = "REGATTA_BROKER", hide_env_values = true, value_name = "URL")]
-    pub(crate) broker: Option<BrokerUrl>,
-    /// A file with the broker's password.
-    #[arg(long, env = "REGATTA_BROKER_PASSWORD_FILE", value_name = "FILE")]
-    pub(crate) password_file: Option<PathBuf>,
-    /// A file with the certificates (PEM) that sign the broker's.
-    #[arg(long, env = "REGATTA_BROKER_CA_FILE", value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
-}
-
 /// `regatta run`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
@@ -214,7 +199,7 @@ pub(crate) struct LookArgs {
     pub(crate) broker: BrokerArgs,
     // Without queues and workers, the queue `regatta` is looked at.
     #[command(flatten)]
-    pub(crate) status: regatta_console::StatusArgs,
+    pub(crate) status: StatusArgs,
     /// What goes to standard output: tables, or one JSON object.
     #[arg(long, default_value = "human", value_name = "FORMAT")]
     pub(crate) format: Format,

@@ -54,6 +54,8 @@ fn ms(span: Duration) -> u64 {
 /// Runs a project's tests.
 pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let mut signals = Signals::listen();
+    // What was typed wrong is said before anything is looked for.
+    let url = broker_url(&args.broker)?;
     let mut project = Project::open(&args.selection.place)?;
     project.select(&args.selection.suite)?;
     if project.suites.is_empty() {
@@ -81,7 +83,6 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let (inputs, taken) = mpsc::channel(INPUTS_MAX);
     let mut listers = start_listing(&project, &listing, &inputs);
 
-    let url = broker_url(&args.broker)?;
     let slots = args.workers.or(project.config.workers).map_or_else(cores, usize::from);
     let broker = match &url {
         None => Broker::embedded(),

@@ -5,7 +5,7 @@ use regatta_console::status as look;
 use crate::args::{Color, Format, LookArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::surroundings::{broker_url, connect_options};
+use crate::surroundings::broker_url;
 
 /// The queue that runs and workers use when none is named.
 const USUAL_QUEUE: &str = "regatta";
@@ -21,7 +21,7 @@ pub(crate) async fn status(args: LookArgs, color: Color) -> Result<Exit, CliErro
     if wanted.queues.is_empty() && wanted.workers.is_empty() {
         wanted.queues.push(USUAL_QUEUE.to_owned());
     }
-    let options = connect_options(&args.broker, "regatta status");
+    let options = args.broker.options("regatta status");
     let found = look(&url, options, &wanted, "regatta worker -Q").await;
     found
         .print(args.format == Format::Json, color.on_stdout())

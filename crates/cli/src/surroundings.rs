@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 
-use regatta_celery::{Broker, BrokerUrl, ConnectOptions};
+use regatta_celery::{Broker, BrokerUrl};
+use regatta_console::BrokerArgs;
 use regatta_worker::BaseEnv;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, BrokerArgs, Command, LogFormat};
+use crate::args::{Args, Command, LogFormat};
 use crate::error::CliError;
 use crate::exit::Exit;
 
@@ -41,27 +42,15 @@ pub(crate) fn cores() -> usize {
 
 /// The broker that was asked for; none for the embedded one.
 pub(crate) fn broker_url(args: &BrokerArgs) -> Result<Option<BrokerUrl>, CliError> {
-    let Some(url) = args.broker.clone().filter(|url| !url.is_embedded()) else { return Ok(None) };
-    let Some(file) = &args.password_file else { return Ok(Some(url)) };
-    let password = std::fs::read_to_string(file).map_err(|error| {
-        CliError::from_error(
-            Exit::Usage,
-            format!("the password file {} can't be read", file.display()),
-            &error,
-        )
+    let url = args.url().map_err(|error| {
+        CliError::from_error(Exit::Usage, "the broker that was named can't be used", &error)
     })?;
-    Ok(Some(url.with_password(password.trim_end_matches(['\n', '\r']))))
-}
-
-/// How to connect as `name`.
-pub(crate) fn connect_options(args: &BrokerArgs, name: &str) -> ConnectOptions {
-    let (ca_file, client_name) = (args.ca_file.clone(), name.to_owned());
-    ConnectOptions { ca_file, client_name, ..ConnectOptions::default() }
+    Ok(Some(url).filter(|url| !url.is_embedded()))
 }
 
 /// Connects.
 pub(crate) async fn connect(url: &BrokerUrl, args: &BrokerArgs, name: &str) -> Result<Broker, CliError> {
-    Broker::connect(url, connect_options(args, name)).await.map_err(|error| {
+    Broker::connect(url, args.options(name)).await.map_err(|error| {
         CliError::from_error(Exit::Fault, format!("the broker {url} can't be reached"), &error).hint(
             "is it running, and are user, password and virtual host right? regatta status --broker URL tells",
         )

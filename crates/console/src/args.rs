@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use regatta_celery::{Broker, BrokerUrl, ConnectOptions};
 
-use crate::error::ConsoleError;
+use crate::broker::BrokerArgs;
 use crate::status::StatusArgs;
 
 #[derive(Debug, Parser)]
@@ -87,54 +86,6 @@ pub(crate) struct LogArgs {
     /// How much is logged [default: info for a worker, else warn].
     #[arg(long, global = true, value_enum)]
     pub(crate) log_level: Option<Level>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct BrokerArgs {
-    // Kept as text and parsed by us: clap would show a value that it can't parse, with its password.
-    /// Where the broker is: `embedded`, or `amqp://user@host:5672/vhost`.
-    #[arg(long, env = "REGATTA_BROKER", hide_env_values = true, default_value = "embedded")]
-    broker: String,
-    /// A file that holds the broker password.
-    #[arg(long, env = "REGATTA_PASSWORD_FILE")]
-    password_file: Option<PathBuf>,
-    /// A file with the certificates that sign the broker's, for amqps://.
-    #[arg(long, env = "REGATTA_CA_FILE")]
-    ca_file: Option<PathBuf>,
-}
-
-impl BrokerArgs {
-    pub(crate) fn url(&self) -> Result<BrokerUrl, ConsoleError> {
-        let url: BrokerUrl = self.broker.parse()?;
-        let Some(path) = &self.password_file else { return Ok(url) };
-        let password = std::fs::read_to_string(path).map_err(|source| ConsoleError::File {
-            doing: "read the password file",
-            path: path.clone(),
-            source,
-        })?;
-        Ok(url.with_password(password.trim_end_matches(['\r', '\n'])))
-    }
-
-    /// The same where a broker inside this process makes no sense.
-    pub(crate) fn url_outside(&self) -> Result<BrokerUrl, ConsoleError> {
-        let url = self.url()?;
-        if url.is_embedded() { Err(ConsoleError::NeedsBroker) } else { Ok(url) }
-    }
-
-    /// How to connect as `name`.
-    pub(crate) fn options(&self, name: &str) -> ConnectOptions {
-        let (ca_file, client_name) = (self.ca_file.clone(), name.to_owned());
-        ConnectOptions { ca_file, client_name, ..ConnectOptions::default() }
-    }
-
-    pub(crate) async fn connect(&self, name: &str) -> Result<Broker, ConsoleError> {
-        Ok(Broker::connect(&self.url()?, self.options(name)).await?)
-    }
-
-    /// The same where a broker inside this process makes no sense.
-    pub(crate) async fn connect_outside(&self, name: &str) -> Result<Broker, ConsoleError> {
-        Ok(Broker::connect(&self.url_outside()?, self.options(name)).await?)
-    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -20,7 +20,7 @@ pub(crate) async fn run(
 ) -> Result<bool, ConsoleError> {
     let human = args.format == Format::Human;
     let mut screen = Screen::new(color.on_stdout());
-    let broker = args.broker.connect(app.name()).await?;
+    let broker = Broker::connect(&args.broker.url()?, args.broker.options(app.name())).await?;
     let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
     let mut workers = if broker.url().is_embedded() {
         embark(app, crew, &broker, args.slots, &quiet, &kill)

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use regatta_celery::transport::{TransportError, UrlError};
+use regatta_celery::transport::TransportError;
 use regatta_celery::{ClientError, SendError, WorkerError};
+
+use crate::broker::BrokerArgsError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConsoleError {
     #[error(transparent)]
-    Url(#[from] UrlError),
+    Broker(#[from] BrokerArgsError),
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error(transparent)]

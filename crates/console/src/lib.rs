@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod args;
+mod broker;
 mod collect;
 mod dispatch;
 mod error;
@@ -22,9 +23,10 @@ mod worker;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use regatta_celery::App;
+use regatta_celery::{App, BrokerUrl};
 
 use self::args::{Args, Command, Format, LookArgs};
+pub use self::broker::{BrokerArgs, BrokerArgsError};
 pub use self::live::Live;
 pub use self::name::{host, node_name};
 pub use self::record::{Execution, Record, SCHEMA, Statistics};
@@ -71,6 +73,12 @@ pub fn main(app: &App, crew: &[Crew]) -> ExitCode {
     }
 }
 
+/// Where the broker is, when one inside this process makes no sense.
+fn outside(args: &BrokerArgs) -> Result<BrokerUrl, error::ConsoleError> {
+    let url = args.url()?;
+    if url.is_embedded() { Err(error::ConsoleError::NeedsBroker) } else { Ok(url) }
+}
+
 /// `status` of the application's own queues and workers, unless others are named.
 async fn look(app: &App, crew: &[Crew], given: &LookArgs, color: bool) -> Result<bool, error::ConsoleError> {
     let mut wanted = given.status.clone();
@@ -79,7 +87,7 @@ async fn look(app: &App, crew: &[Crew], given: &LookArgs, color: bool) -> Result
             |one: &Crew| Expected { worker: one.worker.to_owned(), queue: Some(one.queue.to_owned()) };
         wanted.workers = crew.iter().map(expected).collect();
     }
-    let (url, options) = (given.broker.url_outside()?, given.broker.options("status"));
+    let (url, options) = (outside(&given.broker)?, given.broker.options("status"));
     let start = format!("{} worker --queue", app.name());
     let found = Box::pin(status(&url, options, &wanted, &start)).await;
     found.print(given.format == Format::Json, color).map_err(error::ConsoleError::Output)?;

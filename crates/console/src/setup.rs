@@ -1,14 +1,15 @@
 //! `setup`: what workers with few rights find ready.
 
+use regatta_celery::Broker;
 use regatta_celery::transport::{Exchange, Queue, Topology};
 
-use crate::Crew;
 use crate::args::{Color, SetupArgs};
 use crate::error::ConsoleError;
 use crate::show::Screen;
+use crate::{Crew, outside};
 
 pub(crate) async fn run(crew: &[Crew], args: &SetupArgs, color: Color) -> Result<bool, ConsoleError> {
-    let broker = args.broker.connect_outside("setup").await?;
+    let broker = Broker::connect(&outside(&args.broker)?, args.broker.options("setup")).await?;
     let mut topology = Topology::default()
         .exchange(Exchange::topic("celeryev").durable())
         .exchange(Exchange::fanout("celery.pidbox"))

@@ -1,13 +1,13 @@
 //! `worker`: one worker, until it is told to stop.
 
-use regatta_celery::{App, WorkerOptions};
+use regatta_celery::{App, Broker, WorkerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::Crew;
 use crate::args::WorkerArgs;
 use crate::error::ConsoleError;
 use crate::name::node_name;
+use crate::{Crew, outside};
 
 pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<bool, ConsoleError> {
     let owner = crew.iter().find(|one| one.queue == args.queue).map(|one| one.worker.to_owned());
@@ -16,7 +16,7 @@ pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<b
     let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
     let mut terminate = signal(SignalKind::terminate()).map_err(ConsoleError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ConsoleError::Signals)?;
-    let broker = args.broker.connect_outside(&name).await?;
+    let broker = Broker::connect(&outside(&args.broker)?, args.broker.options(&name)).await?;
     let worker = app.worker(&broker, WorkerOptions::new(&name, [&args.queue]).slots(args.slots));
     let signals = async {
         for (told, token) in [("finishing what is in hand", &quiet), ("ending at once", &kill)] {

@@ -17,7 +17,9 @@ const FIRST_LINES: [&str; 3] = [
 /// The program, with nothing of the caller's environment that could lead it to a broker.
 fn hello() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hello"));
-    command.env_remove("REGATTA_BROKER").env_remove("REGATTA_PASSWORD_FILE").env_remove("REGATTA_CA_FILE");
+    for variable in ["REGATTA_BROKER", "REGATTA_BROKER_PASSWORD_FILE", "REGATTA_BROKER_CA_FILE"] {
+        command.env_remove(variable);
+    }
     command
 }
 

@@ -76,6 +76,16 @@ fn status_of_a_queue_that_nobody_made_is_3_and_says_how_to_make_it() {
 }
 
 #[test]
+fn a_broker_that_can_not_be_understood_is_2_and_shows_no_password() {
+    let project = Project::of_commands(&[("a", "true")]);
+    for command in ["run", "worker", "status"] {
+        let ended = project.regatta(&[command, "--broker", "http://guest:secret-word@host"]).expect(2);
+        assert!(ended.stderr.contains("scheme http is unknown"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("secret-word"), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn a_broker_that_is_not_there_is_3() {
     let project = Project::of_commands(&[("a", "true")]);
     let ended = project.regatta(&["run", "--broker", "amqp://guest:secret-word@127.0.0.1:1"]).expect(3);
