@@ -43,6 +43,12 @@ impl CliError {
         self
     }
 
+    /// Writes it to the log.
+    pub(crate) fn log(&self) {
+        let (causes, hints) = (self.causes.join(": "), self.hints.join("; "));
+        tracing::error!(message = self.text, causes, hints);
+    }
+
     /// Writes it to standard error.
     pub(crate) fn print(&self, color: bool) {
         let style = Style { color };

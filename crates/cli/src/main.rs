@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, LogFormat};
 use crate::error::CliError;
 use crate::exit::Exit;
 
@@ -40,11 +40,16 @@ fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Passed.into() };
         }
     };
-    let color = args.color;
+    let (color, log_format) = (args.color, args.log_format);
     match start(args) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            error.print(color.on_stderr());
+            // An error is said even where the log is off.
+            if log_format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
+                error.log();
+            } else {
+                error.print(color.on_stderr());
+            }
             error.exit.into()
         }
     }

@@ -67,7 +67,10 @@ pub fn main(app: &App, crew: &[Crew]) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            show::error(&error);
+            match args.log.log_format {
+                Format::Human => show::error(&error),
+                Format::Json => tracing::error!(message = %error, causes = show::causes(&error).join(": ")),
+            }
             ExitCode::FAILURE
         }
     }

@@ -113,11 +113,14 @@ pub(crate) fn time(seconds: Option<f64>) -> String {
 /// An error with all its causes, on the standard error stream.
 pub(crate) fn error(error: &dyn std::error::Error) {
     let mut text = format!("error: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
+    for cause in causes(error) {
         text.push_str(&format!("\n  caused by: {cause}"));
-        source = cause.source();
     }
     // Nobody is left to be told when this fails.
     drop(writeln!(io::stderr(), "{text}"));
+}
+
+/// What an error says that it comes from, the next cause first.
+pub(crate) fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect()
 }

@@ -4,6 +4,7 @@
 //! hello dispatch                                  # no broker: both workers run in this process
 //! hello worker --queue queue_a --broker amqp://…  # one worker, in its own process
 //! hello dispatch --broker amqp://…                # the same words, over RabbitMQ
+//! hello status --broker amqp://…                  # how broker, queues and workers are
 //! ```
 
 use std::process::ExitCode;

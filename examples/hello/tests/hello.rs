@@ -377,6 +377,20 @@ fn a_hundred_tasks_share_two_times_four_slots() {
 }
 
 #[test]
+fn a_last_word_for_machines_is_an_object_too() {
+    let broker = ["--broker", "amqp://u:pa55-of-u@127.0.0.1:1/", "--log-format", "json"];
+    let output = hello().args(["worker", "--queue", "queue_a"]).args(broker).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last: Value = serde_json::from_str(said.trim_end()).unwrap();
+    assert_eq!(last["level"], "ERROR");
+    assert!(
+        last["message"].as_str().unwrap().contains("can't be reached") && !said.contains("pa55"),
+        "{said}"
+    );
+}
+
+#[test]
 fn an_unknown_place_is_refused_without_its_password() {
     for broker in ["http://u:pa55-of-u@host", "amqp://u:pa55-of-u@127.0.0.1:1/"] {
         for command in ["dispatch", "status", "setup"] {

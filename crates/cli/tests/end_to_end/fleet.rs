@@ -91,4 +91,8 @@ fn a_broker_that_is_not_there_is_3() {
     let ended = project.regatta(&["run", "--broker", "amqp://guest:secret-word@127.0.0.1:1"]).expect(3);
     assert!(ended.stderr.contains("can't be reached"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("secret-word"), "{}", ended.stderr);
+    let machine = ["run", "--broker", "amqp://guest:secret-word@127.0.0.1:1", "--log-format", "json"];
+    let ended = project.regatta(&machine).expect(3);
+    assert!(ended.stderr.starts_with('{') && ended.stderr.contains("\"hints\":\"is it running"), "{ended:?}");
+    assert!(!ended.stderr.contains("secret-word"), "{}", ended.stderr);
 }
