@@ -4,6 +4,8 @@
 
 use std::process::{Command, Stdio};
 
+use regatta_testbed::Node;
+
 const WIDTH: usize = 100;
 
 const FIRST_LINES: [&str; 3] = [
@@ -12,8 +14,15 @@ const FIRST_LINES: [&str; 3] = [
     "Result from task_b: Hello from Task B",
 ];
 
-/// What `hello dispatch` writes to a terminal.
+/// What `hello dispatch` writes to a terminal when all goes well.
 fn on_a_terminal(arguments: &str, environment: &[(&str, &str)]) -> String {
+    let (code, text) = dispatch(arguments, environment);
+    assert_eq!(code, Some(0), "{text}");
+    text
+}
+
+/// Its exit code, and what it writes to a terminal.
+fn dispatch(arguments: &str, environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let (hello, results) = (env!("CARGO_BIN_EXE_hello"), folder.path().display());
     let inside = format!("stty cols {WIDTH} rows 40; '{hello}' dispatch --results '{results}' {arguments}");
@@ -23,9 +32,7 @@ fn on_a_terminal(arguments: &str, environment: &[(&str, &str)]) -> String {
     let output = script.envs(environment.iter().copied()).output().unwrap_or_else(|error| {
         panic!("script can't be started ({error}); it comes with util-linux (on Debian 13: bsdutils)")
     });
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
-    text
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
 /// A terminal's screen, as far as this program's output needs one.
@@ -144,4 +151,20 @@ fn colours_go_when_they_are_not_wanted_and_the_view_stays() {
 fn a_terminal_that_can_not_move_its_cursor_gets_lines_alone() {
     let text = on_a_terminal("--wait 0.5", &[("TERM", "dumb")]);
     assert!(!text.contains('\u{1b}') && !text.contains("running"), "{text:?}");
+}
+
+#[test]
+fn over_rabbitmq_the_view_says_who_is_missing() {
+    let node = Node::start();
+    let (code, text) = dispatch(&format!("--timeout 1 --count 3 --broker {}", node.url()), &[]);
+    let (mut screen, mut seen) = (Screen::default(), false);
+    screen.show(&text, |screen| {
+        seen |= screen.lines().get(2).is_some_and(|line| {
+            ["queue_b", "0 done", "0 running", "3 waiting", "no worker"]
+                .iter()
+                .all(|word| line.contains(word))
+        });
+    });
+    assert_eq!((code, seen), (Some(1), true), "{text:?}");
+    assert!(!text.contains("guest:guest"), "{text:?}");
 }
