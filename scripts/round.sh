@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The seed's round, checked: build, up, run, down. The output's first lines are exact, and the record says that each
-# task ran on the worker of its own queue.
+# The seed's round, checked: build, up, run, down. The output's first lines are exact, the record says that each task ran
+# on the worker of its own queue and both at the same time, and the dispatcher finds both workers well.
 #
 # usage: scripts/round.sh
 set -euo pipefail
@@ -18,4 +18,16 @@ fi
 for worker in worker-a worker-b; do
     grep -qw "$worker" <<<"$out" || { echo "round: nothing ran on $worker" >&2; exit 1; }
 done
+dist/hello status --broker amqp://dispatcher@127.0.0.1:5672/regatta --password-file secrets/dispatcher
+# Two tasks of a second each are done in about one: the containers work at the same time.
+record=$(scripts/run.sh --wait 1 --format json)
+python3 - "$record" <<'END'
+import json, sys
+record = json.loads(sys.argv[1])
+wall = record["statistics"]["wall_s"]
+a, b = record["tasks"]
+together = a["started"] < b["finished"] and b["started"] < a["finished"]
+print(f"round: two tasks of 1 s in {wall:.2f} s")
+sys.exit(0 if together and 1 <= wall < 1.9 else "round: they did not run at the same time")
+END
 make ps
