@@ -70,7 +70,7 @@ pub(crate) async fn send_and_collect(
             }
             Some(ended) = results.join_next() => {
                 let (index, mut done) = ended?;
-                if done.state == "UNKNOWN" {
+                if done.state == "UNKNOWN" && done.error.is_none() {
                     late.explain(&mut done, args.timeout).await;
                 }
                 progress.ended(&done.queue, done.state == "SUCCESS");
@@ -152,6 +152,8 @@ async fn collect(sent: Sent, left: Duration) -> Execution {
         Err(failure) => {
             let error = Some(failure.to_string());
             match failure {
+                // What to do then takes a look at the queue.
+                TaskFailure::Timeout { .. } => ("UNKNOWN", Facts::default(), None, None),
                 TaskFailure::Remote { facts, .. } => ("FAILURE", *facts, None, error),
                 TaskFailure::Revoked { .. } => ("REVOKED", Facts::default(), None, error),
                 _ => ("UNKNOWN", Facts::default(), None, error),

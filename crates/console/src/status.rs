@@ -4,7 +4,7 @@ use std::io;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use regatta_celery::transport::{QueueDepth, TransportError};
+use regatta_celery::transport::{PublishError, QueueDepth};
 use regatta_celery::{
     Answer, Broker, BrokerUrl, Client, ClientError, ClientOptions, ConnectOptions, Inspect,
 };
@@ -289,14 +289,11 @@ async fn ask(broker: &Broker, args: &StatusArgs) -> Result<Option<Vec<Answer>>, 
 
 /// Whether the user lacks a right.
 fn is_refusal(error: &ClientError) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref().is_some_and(TransportError::is_access_refused) {
-            return true;
-        }
-        cause = error.source();
+    match error {
+        ClientError::Transport { source, .. }
+        | ClientError::Publish { source: PublishError::Transport(source), .. } => source.is_access_refused(),
+        _ => false,
     }
-    false
 }
 
 fn consumed(answer: &Answer) -> Vec<String> {

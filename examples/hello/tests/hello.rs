@@ -316,6 +316,23 @@ fn a_worker_can_not_consume_the_queue_of_another() {
 }
 
 #[test]
+fn a_user_who_may_read_answers_but_not_ask_lets_consumers_decide() {
+    let node = shared_node();
+    node.ctl(&["add_vhost", "mute"]);
+    node.ctl(&["set_permissions", "-p", "mute", "guest", ".*", ".*", ".*"]);
+    node.add_user("mute", "pa55-of-mute", "^$", "^$", "^$");
+    let all_but_to_ask = r"^([0-9a-f-]{36}.*|reply\.celery\.pidbox)$";
+    node.ctl(&["set_permissions", "-p", "mute", "mute", ".*", all_but_to_ask, ".*"]);
+    let place = |url: String| url.replace("/%2f", "/mute");
+    let _worker = Worker::start(&place(node.url()), "queue_a");
+    let broker = place(node.url_of("mute", "pa55-of-mute"));
+    let arguments = ["status", "--worker", "worker-a=queue_a", "--broker", &broker];
+    let output = hello().args(arguments).output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success() && said.contains("may not ask them"), "{output:?}");
+}
+
+#[test]
 fn what_is_not_there_is_said_with_what_to_do() {
     let broker = shared_node().url();
     let status = |broker: &str| {
