@@ -27,7 +27,7 @@ use regatta_celery::{App, BrokerUrl};
 
 use self::args::{Args, Command, Format, LookArgs};
 pub use self::broker::{BrokerArgs, BrokerArgsError};
-pub use self::live::Live;
+pub use self::live::{Live, LogOutput};
 pub use self::name::{host, node_name};
 pub use self::record::{Execution, Record, SCHEMA, Statistics};
 pub use self::status::{Expected, STATUS_SCHEMA, Status, StatusArgs, status};

@@ -1,6 +1,12 @@
 //! The live view: lines that change, below the lines that stay. It must not know what they say.
 
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The view that is on this process's standard error, for log lines to step over.
+static SHOWN: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
 /// The lines at the bottom of a terminal that change. Cleared when dropped.
 #[derive(Debug)]
@@ -13,7 +19,9 @@ impl Live {
     /// A view on standard error.
     #[must_use]
     pub fn on_stderr() -> Self {
-        Self { screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), lines: Vec::new() }
+        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(screen.clone());
+        Self { screen, lines: Vec::new() }
     }
 
     /// Shows these lines instead of those before; what is wider than the terminal is cut.
@@ -46,5 +54,26 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.show(&[]);
+        *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Standard error for log lines: a live view is taken away while one is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogOutput;
+
+impl Write for LogOutput {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let write = || io::stderr().write_all(line);
+        match shown {
+            Some(screen) => screen.suspend(write),
+            None => write(),
+        }
+        .map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }

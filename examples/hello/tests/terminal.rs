@@ -148,6 +148,18 @@ fn colours_go_when_they_are_not_wanted_and_the_view_stays() {
 }
 
 #[test]
+fn log_lines_stay_whole_above_the_view() {
+    let text = on_a_terminal("--wait 0.4 --count 3 --log-level info", &[]);
+    let mut screen = Screen::default();
+    screen.show(&text, |_| {});
+    let lines = screen.lines();
+    let ended =
+        lines.iter().filter(|line| line.contains("INFO regatta_celery") && line.contains("task ended"));
+    assert_eq!(ended.count(), 6, "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("running")), "a part of the view is left: {lines:#?}");
+}
+
+#[test]
 fn a_terminal_that_can_not_move_its_cursor_gets_lines_alone() {
     let text = on_a_terminal("--wait 0.5", &[("TERM", "dumb")]);
     assert!(!text.contains('\u{1b}') && !text.contains("running"), "{text:?}");
