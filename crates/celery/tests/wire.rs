@@ -84,8 +84,8 @@ fn captured(file: &str, message: &Json) -> Captured {
         file: file.to_owned(),
         routing_key: message["routing_key"].as_str().unwrap_or_default().to_owned(),
         properties: Properties {
-            content_type: text("content_type"),
-            content_encoding: text("content_encoding"),
+            content_type: text("content_type").map(Into::into),
+            content_encoding: text("content_encoding").map(Into::into),
             headers: headers(&message["headers"]),
             delivery_mode: byte("delivery_mode"),
             priority: byte("priority"),

@@ -33,7 +33,7 @@ const PREFETCH: u16 = 500;
 /// The longest that one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {

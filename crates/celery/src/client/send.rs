@@ -74,7 +74,7 @@ impl Call {
         let (mut properties, body) = self.message.encode();
         properties.expiration.clone_from(&self.expiration);
         for (name, value) in &self.headers {
-            properties.headers.insert(name.as_str(), value.clone());
+            properties.headers.insert(name.clone(), value.clone());
         }
         let routing_key = self.routing_key.clone();
         Publishing { exchange: self.exchange.as_str().into(), routing_key, properties, body, mandatory: true }

@@ -1,7 +1,9 @@
 //! What travels beside a body: AMQP 0-9-1 basic properties and the header table, in our own types, so that nothing
 //! above the transports sees the AMQP client's.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// A value of a header table. Integers of all widths are one kind: AMQP has eight, and no peer tells them apart.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,10 +104,43 @@ impl<T: Into<Value>> From<Option<T>> for Value {
     }
 }
 
+/// The headers that Celery's messages have. A name of these takes no memory of its own, and messages have twenty.
+const KNOWN: [&str; 24] = [
+    "lang",
+    "task",
+    "id",
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+    "compression",
+    "worker",
+    "started",
+    "finished",
+    "hostname",
+];
+
+/// A text that many messages have in common: no copy when it is one of `known`.
+fn interned(text: &str, known: &[&'static str]) -> Cow<'static, str> {
+    known.iter().find(|known| **known == text).map_or_else(|| text.to_owned().into(), |known| (*known).into())
+}
+
 /// A header table: names and values in the order in which they were put in. Equality looks at names, not at order,
-/// since brokers and clients keep none.
+/// since brokers and clients keep none. Clones share it until one of them is changed.
 #[derive(Clone, Default)]
-pub struct Headers(Vec<(String, Value)>);
+pub struct Headers(Arc<Vec<(Cow<'static, str>, Value)>>);
 
 impl Headers {
     /// The value of a name.
@@ -114,24 +149,20 @@ impl Headers {
     }
 
     /// Sets a value; gives the one that it replaces.
-    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
+    pub fn insert(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Option<Value> {
         let (name, value) = (name.into(), value.into());
-        if let Some((_, old)) = self.0.iter_mut().find(|(key, _)| *key == name) {
+        let entries = Arc::make_mut(&mut self.0);
+        if let Some((_, old)) = entries.iter_mut().find(|(key, _)| *key == name) {
             return Some(std::mem::replace(old, value));
         }
-        self.0.push((name, value));
+        entries.push((name, value));
         None
-    }
-
-    /// Adds a value whose name is known to be new: no search.
-    pub(crate) fn push(&mut self, name: &str, value: impl Into<Value>) {
-        self.0.push((name.to_owned(), value.into()));
     }
 
     /// Takes a value out.
     pub fn remove(&mut self, name: &str) -> Option<Value> {
         let at = self.0.iter().position(|(key, _)| key == name)?;
-        Some(self.0.remove(at).1)
+        Some(Arc::make_mut(&mut self.0).remove(at).1)
     }
 
     /// Whether there is nothing in it.
@@ -146,7 +177,12 @@ impl Headers {
 
     /// Names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// Takes names that are known to differ, with their values: no search.
+    pub(crate) fn of_distinct<'a>(entries: impl Iterator<Item = (&'a str, Value)>) -> Self {
+        Self(Arc::new(entries.map(|(name, value)| (interned(name, &KNOWN), value)).collect()))
     }
 }
 
@@ -164,16 +200,7 @@ impl fmt::Debug for Headers {
 
 impl FromIterator<(String, Value)> for Headers {
     fn from_iter<I: IntoIterator<Item = (String, Value)>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
-    }
-}
-
-impl IntoIterator for Headers {
-    type Item = (String, Value);
-    type IntoIter = std::vec::IntoIter<(String, Value)>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        Self(Arc::new(entries.into_iter().map(|(name, value)| (name.into(), value)).collect()))
     }
 }
 
@@ -181,9 +208,9 @@ impl IntoIterator for Headers {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Properties {
     /// MIME type of the body.
-    pub content_type: Option<String>,
+    pub content_type: Option<Cow<'static, str>>,
     /// Character set or `binary`.
-    pub content_encoding: Option<String>,
+    pub content_encoding: Option<Cow<'static, str>>,
     /// The header table.
     pub headers: Headers,
     /// 2 for a message that survives the broker's restart, 1 for one that doesn't.
@@ -209,11 +236,16 @@ pub struct Properties {
 }
 
 impl Properties {
+    /// A content type or encoding, without a copy when it is the usual one.
+    pub(crate) fn content(text: &str) -> Cow<'static, str> {
+        interned(text, &["application/json", "utf-8"])
+    }
+
     /// Properties of a JSON body, as kombu writes them.
     pub fn json(delivery_mode: u8) -> Self {
         Self {
-            content_type: Some("application/json".to_owned()),
-            content_encoding: Some("utf-8".to_owned()),
+            content_type: Some("application/json".into()),
+            content_encoding: Some("utf-8".into()),
             delivery_mode: Some(delivery_mode),
             ..Self::default()
         }

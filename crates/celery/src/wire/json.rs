@@ -18,9 +18,12 @@ const DEPTH_MAX: usize = 128;
 #[error("{0}")]
 pub struct JsonError(String);
 
-/// One JSON value as its exact text.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RawJson(Arc<str>);
+/// One JSON value as its exact text. Parts of a value share the text of the whole.
+#[derive(Clone)]
+pub struct RawJson {
+    whole: Arc<str>,
+    part: Span,
+}
 
 impl RawJson {
     /// Writes a value in Python's form: `", "` and `": "` between parts, everything beyond ASCII escaped. A Rust
@@ -33,12 +36,21 @@ impl RawJson {
         let mut serializer = serde_json::Serializer::with_formatter(&mut text, Python);
         value.serialize(&mut serializer).map_err(|error| JsonError(error.to_string()))?;
         let text = String::from_utf8(text).map_err(|error| JsonError(error.to_string()))?;
-        Ok(Self(text.into()))
+        Ok(Self::whole(&text))
+    }
+
+    fn whole(text: &str) -> Self {
+        Self { part: 0..text.len(), whole: text.into() }
+    }
+
+    fn part(&self, part: Span) -> Self {
+        let from = self.part.start;
+        Self { whole: Arc::clone(&self.whole), part: from + part.start..from + part.end }
     }
 
     /// `null`.
     pub fn null() -> Self {
-        Self("null".into())
+        Self::whole("null")
     }
 
     /// Takes a text that is one value.
@@ -52,17 +64,17 @@ impl RawJson {
         scanner.value(0)?;
         let end = scanner.at;
         scanner.end()?;
-        Ok(Self(text[start..end].into()))
+        Ok(Self::whole(&text[start..end]))
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.whole[self.part.clone()]
     }
 
     /// Whether it is `null`.
     pub fn is_null(&self) -> bool {
-        &*self.0 == "null"
+        self.as_str() == "null"
     }
 
     /// Reads it as a Rust value.
@@ -73,8 +85,8 @@ impl RawJson {
     /// # Errors
     /// When it isn't of that shape. `NaN` and `Infinity` have no place in a Rust value that is read from JSON.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
-        serde_json::from_str(&self.0)
-            .map_err(|error| JsonError(not_rusts(&self.0).unwrap_or_else(|| error.to_string())))
+        serde_json::from_str(self.as_str())
+            .map_err(|error| JsonError(not_rusts(self.as_str()).unwrap_or_else(|| error.to_string())))
     }
 
     /// Reads a text that only people read, such as a traceback, or `null`. A lone surrogate, which Python makes of a
@@ -84,7 +96,7 @@ impl RawJson {
     /// When it is neither a text nor `null`.
     pub fn to_text_lossy(&self) -> Result<Option<String>, JsonError> {
         self.to().or_else(|error| {
-            let whole = without_lone_surrogates(&self.0);
+            let whole = without_lone_surrogates(self.as_str());
             serde_json::from_str(&whole).map_err(|_| error)
         })
     }
@@ -95,8 +107,8 @@ impl RawJson {
     /// When it isn't an array.
     pub fn to_elements(&self) -> Result<Vec<Self>, JsonError> {
         let mut elements = Vec::new();
-        let mut scanner = Scanner { text: self.0.as_bytes(), at: 0 };
-        scanner.array(0, &mut |range| elements.push(Self(self.0[range].into())))?;
+        let mut scanner = Scanner { text: self.as_str().as_bytes(), at: 0 };
+        scanner.array(0, &mut |part| elements.push(self.part(part)))?;
         Ok(elements)
     }
 
@@ -106,26 +118,35 @@ impl RawJson {
     /// When it isn't an object.
     pub fn to_entries(&self) -> Result<Vec<(String, Self)>, JsonError> {
         let mut spans = Vec::new();
-        let mut scanner = Scanner { text: self.0.as_bytes(), at: 0 };
+        let mut scanner = Scanner { text: self.as_str().as_bytes(), at: 0 };
         scanner.object(0, &mut |name, value| spans.push((name, value)))?;
         let entries = spans.into_iter().map(|(name, value)| {
-            let name = serde_json::from_str(&self.0[name]).map_err(|error| JsonError(error.to_string()))?;
-            Ok((name, Self(self.0[value].into())))
+            let name =
+                serde_json::from_str(&self.as_str()[name]).map_err(|error| JsonError(error.to_string()))?;
+            Ok((name, self.part(value)))
         });
         entries.collect()
     }
 }
 
+impl PartialEq for RawJson {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for RawJson {}
+
 impl fmt::Debug for RawJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl Serialize for RawJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw = RawValue::from_string(self.0.to_string()).map_err(|error| {
-            serde::ser::Error::custom(not_rusts(&self.0).unwrap_or_else(|| error.to_string()))
+        let raw = RawValue::from_string(self.as_str().to_owned()).map_err(|error| {
+            serde::ser::Error::custom(not_rusts(self.as_str()).unwrap_or_else(|| error.to_string()))
         })?;
         raw.serialize(serializer)
     }
@@ -134,7 +155,7 @@ impl Serialize for RawJson {
 impl<'de> Deserialize<'de> for RawJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(Self(raw.get().into()))
+        Ok(Self::whole(raw.get()))
     }
 }
 
@@ -223,6 +244,11 @@ pub(crate) fn write_object<'a>(out: &mut String, entries: impl Iterator<Item = (
 
 /// Writes a text as a JSON string in Python's form.
 pub(crate) fn write_string(out: &mut String, text: &str) {
+    // Most are ids, names and times.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        out.extend(["\"", text, "\""]);
+        return;
+    }
     match RawJson::of(text) {
         Ok(json) => out.push_str(json.as_str()),
         // A text always has a JSON form.

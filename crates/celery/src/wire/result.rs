@@ -93,8 +93,8 @@ pub struct ResultMessage {
     /// Fields beyond these, in order.
     pub extra: Vec<(String, RawJson)>,
     correlation_id: Option<String>,
-    /// The fields as they came: their order, and the texts that are written again while they mean the same.
-    came_as: Vec<(String, RawJson)>,
+    /// The object as it came: its order, and the texts that are written again while they mean the same.
+    came_as: Option<RawJson>,
 }
 
 impl ResultMessage {
@@ -111,7 +111,7 @@ impl ResultMessage {
             parent_id: None,
             extra: Vec::new(),
             correlation_id: None,
-            came_as: Vec::new(),
+            came_as: None,
         }
     }
 
@@ -140,7 +140,7 @@ impl ResultMessage {
         let whole = RawJson::parse(text).map_err(|error| format!("the body isn't JSON: {error}"))?;
         let entries = whole.to_entries().map_err(|_| "the body isn't an object".to_owned())?;
         let mut message = Self::new("", State::Pending, RawJson::null());
-        message.came_as.clone_from(&entries);
+        message.came_as = Some(whole);
         message.correlation_id.clone_from(&properties.correlation_id);
         let mut status = None;
         for (name, value) in entries {
@@ -172,25 +172,26 @@ impl ResultMessage {
         let correlation_id = self.correlation_id.clone().or_else(|| Some(self.task_id.clone()));
         let properties = Properties { correlation_id, priority: Some(0), ..Properties::json(1) };
         let mut body = String::with_capacity(160 + self.result.as_str().len());
-        if self.came_as.is_empty() {
-            self.write_plain(&mut body);
-        } else {
-            self.write_again(&mut body);
+        // What came in could be read then, so it can be read now.
+        match self.came_as.as_ref().and_then(|came| came.to_entries().ok()) {
+            Some(came) if !came.is_empty() => self.write_again(&mut body, &came),
+            _ => self.write_plain(&mut body),
         }
         (properties, Bytes::from(body))
     }
 
     /// The fields in the order in which they came; what was set since then stands before the task's id, where Celery
     /// has it.
-    fn write_again(&self, body: &mut String) {
-        let mut names: Vec<&str> = self.came_as.iter().map(|(name, _)| name.as_str()).collect();
+    fn write_again(&self, body: &mut String, came: &[(String, RawJson)]) {
+        let mut names: Vec<&str> = came.iter().map(|(name, _)| name.as_str()).collect();
         let groups = [("group_id", &self.group_id), ("parent_id", &self.parent_id)];
         let set = groups.into_iter().filter(|(_, value)| value.is_some()).map(|(name, _)| name);
         let set = set.chain(self.extra.iter().map(|(name, _)| name.as_str()));
         let new: Vec<&str> = set.filter(|name| !names.contains(name)).collect();
         let before_id = names.iter().position(|name| *name == "task_id").unwrap_or(names.len());
         names.splice(before_id..before_id, new);
-        let fields: Vec<(&str, RawJson)> = names.into_iter().filter_map(|name| self.field(name)).collect();
+        let fields: Vec<(&str, RawJson)> =
+            names.into_iter().filter_map(|name| self.field(name, came)).collect();
         write_object(body, fields.iter().map(|(name, value)| (*name, value)));
     }
 
@@ -225,8 +226,8 @@ impl ResultMessage {
         body.push('}');
     }
 
-    fn field<'a>(&'a self, name: &'a str) -> Option<(&'a str, RawJson)> {
-        let came = self.came_as.iter().rev().find(|(came, _)| came == name).map(|(_, value)| value);
+    fn field<'a>(&'a self, name: &'a str, came: &[(String, RawJson)]) -> Option<(&'a str, RawJson)> {
+        let came = came.iter().rev().find(|(came, _)| came == name).map(|(_, value)| value);
         let text = |text: Option<&str>| match came {
             Some(came) if came.to_text_lossy().is_ok_and(|came| came.as_deref() == text) => came.clone(),
             _ => RawJson::of(&text).unwrap_or_else(|_| RawJson::null()),

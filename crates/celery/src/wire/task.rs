@@ -11,6 +11,9 @@ use crate::transport::{Headers, Properties, Value};
 /// The largest body after decompression, so that a small message can't fill the memory.
 const BODY_MAX: u64 = 64 << 20;
 
+/// The third part of the body where nothing follows, as Celery writes it: most messages have it.
+const NOTHING_FOLLOWS: &str = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
+
 /// What shall follow the task: the third part of the body. Each is a signature, or a list of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Embed {
@@ -238,7 +241,7 @@ impl TaskMessage {
             return;
         };
         let headers = &mut properties.headers;
-        let mut set = |name: &str, changed: bool, value: Value| {
+        let mut set = |name: &'static str, changed: bool, value: Value| {
             if changed {
                 headers.insert(name, value);
             }
@@ -262,33 +265,34 @@ impl TaskMessage {
 
     /// All headers that Celery 5.7 sends, in its order.
     fn write_all_headers(&self, headers: &mut Headers) {
-        let plain = headers.is_empty();
-        let mut push = |name: &str, value: Value| {
-            if plain {
-                headers.push(name, value);
-            } else {
-                headers.insert(name, value);
-            }
-        };
-        push("lang", "py".into());
-        push("task", self.task.as_str().into());
-        push("id", self.id.as_str().into());
-        push("shadow", self.shadow.clone().into());
-        push("eta", self.eta.clone().into());
-        push("expires", self.expires.clone().into());
-        push("group", self.group.clone().into());
-        push("group_index", self.group_index.into());
-        push("retries", i64::from(self.retries).into());
-        push("timelimit", self.limits());
-        push("root_id", self.root_id.clone().into());
-        push("parent_id", self.parent_id.clone().into());
-        push("argsrepr", self.argsrepr.clone().into());
-        push("kwargsrepr", self.kwargsrepr.clone().into());
-        push("origin", self.origin.clone().into());
-        push("ignore_result", self.ignore_result.into());
-        push("replaced_task_nesting", Value::Int(0));
-        push("stamped_headers", Value::Null);
-        push("stamps", Value::Table(Headers::default()));
+        let all = [
+            ("lang", "py".into()),
+            ("task", self.task.as_str().into()),
+            ("id", self.id.as_str().into()),
+            ("shadow", self.shadow.clone().into()),
+            ("eta", self.eta.clone().into()),
+            ("expires", self.expires.clone().into()),
+            ("group", self.group.clone().into()),
+            ("group_index", self.group_index.into()),
+            ("retries", i64::from(self.retries).into()),
+            ("timelimit", self.limits()),
+            ("root_id", self.root_id.clone().into()),
+            ("parent_id", self.parent_id.clone().into()),
+            ("argsrepr", self.argsrepr.clone().into()),
+            ("kwargsrepr", self.kwargsrepr.clone().into()),
+            ("origin", self.origin.clone().into()),
+            ("ignore_result", self.ignore_result.into()),
+            ("replaced_task_nesting", Value::Int(0)),
+            ("stamped_headers", Value::Null),
+            ("stamps", Value::Table(Headers::default())),
+        ];
+        if headers.is_empty() {
+            *headers = Headers::of_distinct(all.into_iter());
+            return;
+        }
+        for (name, value) in all {
+            headers.insert(name, value);
+        }
     }
 
     fn limits(&self) -> Value {
@@ -306,7 +310,7 @@ impl TaskMessage {
 
 impl Embed {
     fn read(text: RawJson) -> Result<Self, String> {
-        if text.is_null() {
+        if text.is_null() || text.as_str() == NOTHING_FOLLOWS {
             return Ok(Self { came_as: Some(text), ..Self::default() });
         }
         let mut embed = Self::default();

@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -106,25 +105,42 @@ pub(crate) struct Job {
     pub(crate) settler: Settler,
 }
 
-/// Runs a job to its end. Says by `ended` when its slot is free, and by its value when its delivery is settled.
-pub(crate) async fn run(job: Job, ended: mpsc::Sender<Key>) -> (Key, Settlement) {
-    let key = job.key;
-    // A panic here would be our own; the slot must come back even then. The unsettled delivery goes back by itself.
-    let whole = AssertUnwindSafe(run_inner(job, ended)).catch_unwind().await;
-    (key, whole.unwrap_or(Settlement::GivenBack))
+/// What is left to do when an execution ended.
+pub(crate) enum Ran {
+    /// Its slot is free; what follows from it is to be published, and its delivery to be settled.
+    Ended(Box<Ending>),
+    /// Nothing: its delivery is settled already.
+    Settled(Settlement),
 }
 
-async fn run_inner(job: Job, ended: mpsc::Sender<Key>) -> Settlement {
-    let Job { key, execution, task, arguments, settler } = job;
+/// An ended execution whose end nobody knows yet.
+pub(crate) struct Ending {
+    pub(crate) execution: Arc<Execution>,
+    pub(crate) conclusion: Conclusion,
+    pub(crate) settler: Settler,
+}
+
+/// Runs a job to its end. It publishes nothing of the end itself: thousands of short tasks a second would each wake a
+/// thread for it, and the worker's loop does it for all that ended meanwhile.
+pub(crate) async fn run(job: Job) -> (Key, Ran) {
+    let key = job.key;
+    // A panic here would be our own; the slot must come back even then. The unsettled delivery goes back by itself.
+    let whole = AssertUnwindSafe(run_inner(job)).catch_unwind().await;
+    (key, whole.unwrap_or(Ran::Settled(Settlement::GivenBack)))
+}
+
+async fn run_inner(job: Job) -> Ran {
+    let Job { key: _, execution, task, arguments, settler } = job;
     let now = SystemTime::now();
-    let hands = Arc::clone(&execution.hands);
     if execution.expires.is_some_and(|expires| expires <= now) {
-        // The loop may have gone already; then nobody counts slots any more.
-        let _gone = ended.send(key).await;
-        return hands.finish(&execution, Conclusion::Revoke("expired"), settler).await;
+        return Ran::Ended(Box::new(Ending {
+            execution,
+            conclusion: Conclusion::Revoke("expired"),
+            settler,
+        }));
     }
     let _first = execution.started.set(now);
-    hands.started(&execution).await;
+    execution.hands.started(&execution).await;
     let handler = handler(&execution, &task, arguments);
     let mut handler = pin!(handler);
     let (hard, soft) = execution.limits(&task);
@@ -136,12 +152,20 @@ async fn run_inner(job: Job, ended: mpsc::Sender<Key>) -> Settlement {
     let conclusion = conclude(end, task.options.retry, execution.retries, fastrand::f64());
     if interrupted && task.blocking {
         // The thread can't be ended. The caller gets its answer now; the slot is free when the thread returns.
-        let settlement = hands.finish(&execution, conclusion, settler).await;
+        let settlement = execution.hands.finish(&execution, conclusion, settler).await;
         let _too_late = handler.await;
-        return settlement;
+        return Ran::Settled(settlement);
     }
-    let _gone = ended.send(key).await;
-    hands.finish(&execution, conclusion, settler).await
+    Ran::Ended(Box::new(Ending { execution, conclusion, settler }))
+}
+
+/// Publishes what follows from an ended execution, and settles its delivery.
+pub(crate) async fn finish(ending: Ending) -> Settlement {
+    let Ending { execution, conclusion, settler } = ending;
+    let whole =
+        AssertUnwindSafe(execution.hands.finish(&execution, conclusion, settler)).catch_unwind().await;
+    // As with the execution itself.
+    whole.unwrap_or(Settlement::GivenBack)
 }
 
 /// The handler's own run, with its panics caught.

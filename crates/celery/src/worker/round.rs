@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures::StreamExt;
-use futures::stream::SelectAll;
-use tokio::sync::{mpsc, watch};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, SelectAll};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -15,15 +17,15 @@ use crate::emitter::{Emitter, Pulse};
 use crate::error::WorkerError;
 use crate::transport::{Consumer, Delivery, Link, Settler};
 use crate::wire::ControlRequest;
-use crate::worker::execution::{self, Execution, Job};
+use crate::worker::execution::{self, Ending, Execution, Job, Ran};
 use crate::worker::hands::{self, Hands};
 use crate::worker::intake::{self, Asker, Intake, Order};
 use crate::worker::options::{Phase, WorkerEnd};
 use crate::worker::remote::Pidbox;
 use crate::worker::slots::{Command, Input, Key, Settlement, Slots};
 
-/// How many ended executions may wait for the loop to hear of them.
-const ENDED_LIMIT: usize = 1024;
+/// How many events the loop takes at once.
+const LOT: usize = 64;
 
 /// How long a worker that leaves waits for its last events to go out.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -39,12 +41,14 @@ pub(crate) struct Voice {
 /// A worker at work.
 pub(crate) struct Round {
     pub(crate) hands: Arc<Hands>,
-    consumers: SelectAll<Consumer>,
+    work: Work,
     voice: Option<Voice>,
     pidbox: Option<Pidbox>,
     phase: watch::Sender<Phase>,
     pub(crate) slots: Slots,
     commands: Vec<Command>,
+    /// Kept for its room alone.
+    events: Vec<Event>,
     next_key: Key,
     /// Jobs that wait for a slot.
     pub(crate) waiting: HashMap<Key, Job>,
@@ -52,8 +56,6 @@ pub(crate) struct Round {
     pub(crate) running: HashMap<Key, Arc<Execution>>,
     /// Deliveries of tasks that run or ran already, to be settled with those.
     doubles: HashMap<Key, (Arc<str>, Settler)>,
-    executions: JoinSet<(Key, Settlement)>,
-    ended: (mpsc::Sender<Key>, mpsc::Receiver<Key>),
     /// Finished executions, by task.
     pub(crate) total: HashMap<String, u64>,
     pub(crate) processed: u64,
@@ -63,18 +65,56 @@ pub(crate) struct Round {
 }
 
 /// Something for the loop to handle.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for one turn of the loop; a box for each delivery costs more"
-)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one turn of the loop; a box for each costs more")]
 enum Event {
     Delivery(Option<Delivery>),
-    Ended(Key),
+    Ended(Key, Box<Ending>),
     Settled(Key, Settlement),
     Control(Box<ControlRequest>),
     Lost,
     Quiet,
     Kill,
+}
+
+/// Where the loop's work comes from.
+struct Work {
+    consumers: SelectAll<Consumer>,
+    executions: JoinSet<(Key, Ran)>,
+    /// What is being published and settled; polled by the loop itself, which then wakes once for all of it.
+    settling: FuturesUnordered<BoxFuture<'static, (Key, Settlement)>>,
+}
+
+impl Work {
+    /// Waits until there are events, and takes at most a lot of them.
+    async fn ready(&mut self, events: &mut Vec<Event>) {
+        std::future::poll_fn(|context| self.poll(context, events)).await;
+    }
+
+    /// What frees slots goes before what fills them.
+    fn poll(&mut self, context: &mut Context<'_>, events: &mut Vec<Event>) -> Poll<()> {
+        while events.len() < LOT
+            && let Poll::Ready(Some(joined)) = self.executions.poll_join_next(context)
+        {
+            match joined {
+                Ok((key, Ran::Ended(ending))) => events.push(Event::Ended(key, ending)),
+                Ok((key, Ran::Settled(how))) => events.push(Event::Settled(key, how)),
+                // Executions catch their panics, and only a kill aborts them.
+                Err(error) => tracing::error!(%error, "an execution vanished"),
+            }
+        }
+        while events.len() < LOT
+            && let Poll::Ready(Some((key, how))) = self.settling.poll_next_unpin(context)
+        {
+            events.push(Event::Settled(key, how));
+        }
+        while events.len() < LOT
+            && !self.consumers.is_empty()
+            && let Poll::Ready(delivery) = self.consumers.poll_next_unpin(context)
+        {
+            events.push(Event::Delivery(delivery));
+        }
+        if events.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
 }
 
 impl Round {
@@ -88,18 +128,17 @@ impl Round {
         let slots = Slots::new(hands.options.slots);
         Self {
             hands,
-            consumers,
+            work: Work { consumers, executions: JoinSet::new(), settling: FuturesUnordered::new() },
             voice,
             pidbox,
             phase,
             slots,
             commands: Vec::new(),
+            events: Vec::new(),
             next_key: 0,
             waiting: HashMap::new(),
             running: HashMap::new(),
             doubles: HashMap::new(),
-            executions: JoinSet::new(),
-            ended: mpsc::channel(ENDED_LIMIT),
             total: HashMap::new(),
             processed: 0,
             began: Instant::now(),
@@ -126,36 +165,37 @@ impl Round {
         let mut end = Ok(WorkerEnd::Quiet);
         let mut is_quiet = false;
         loop {
-            let event = tokio::select! {
+            let mut events = std::mem::take(&mut self.events);
+            // What comes by the thousands is polled last and taken in lots, so that the rest of the loop, which
+            // looks at everything else each time, costs little for each of them.
+            tokio::select! {
                 biased;
-                () = &mut kill => Event::Kill,
-                () = &mut quiet, if !is_quiet => Event::Quiet,
-                () = &mut asked, if !is_quiet => { end = Ok(WorkerEnd::Asked); Event::Quiet }
+                () = &mut kill => events.push(Event::Kill),
+                () = &mut quiet, if !is_quiet => events.push(Event::Quiet),
+                () = &mut asked, if !is_quiet => { end = Ok(WorkerEnd::Asked); events.push(Event::Quiet) }
                 Ok(()) = link.changed() => match &*link.borrow_and_update() {
-                    Link::Down { .. } => Event::Lost,
-                    Link::Up { .. } => continue,
+                    Link::Down { .. } => events.push(Event::Lost),
+                    Link::Up { .. } => {}
                 },
-                Some(request) = next_control(&mut self.pidbox) => Event::Control(Box::new(request)),
-                Some(key) = self.ended.1.recv() => Event::Ended(key),
-                Some(joined) = self.executions.join_next() => match joined {
-                    Ok((key, how)) => Event::Settled(key, how),
-                    // Executions catch their panics, and only a kill aborts them.
-                    Err(error) => { tracing::error!(%error, "an execution vanished"); continue; }
-                },
-                delivery = self.consumers.next(), if !self.consumers.is_empty() => Event::Delivery(delivery),
-            };
-            match &event {
-                Event::Kill => end = Ok(WorkerEnd::Killed),
-                Event::Quiet => is_quiet = true,
-                Event::Delivery(None) if !is_quiet => {
-                    is_quiet = true;
-                    end = Err(WorkerError::NothingToConsume { worker: self.hands.options.name.clone() });
+                Some(request) = next_control(&mut self.pidbox) => events.push(Event::Control(Box::new(request))),
+                () = self.work.ready(&mut events) => {}
+            }
+            for event in events.drain(..) {
+                match &event {
+                    Event::Kill => end = Ok(WorkerEnd::Killed),
+                    Event::Quiet => is_quiet = true,
+                    Event::Delivery(None) if !is_quiet => {
+                        is_quiet = true;
+                        end = Err(WorkerError::NothingToConsume { worker: self.hands.options.name.clone() });
+                    }
+                    _ => {}
                 }
-                _ => {}
+                if self.handle(event).await {
+                    return end;
+                }
             }
-            if self.handle(event).await {
-                return end;
-            }
+            self.events = events;
+            self.pulse();
         }
     }
 
@@ -164,8 +204,9 @@ impl Round {
         match event {
             Event::Delivery(Some(delivery)) => self.take(delivery),
             Event::Delivery(None) => self.decide(Input::Quiet),
-            Event::Ended(key) => {
+            Event::Ended(key, ending) => {
                 self.count(key);
+                self.settle(async move { (key, execution::finish(*ending).await) });
                 self.decide(Input::Ended { key });
             }
             Event::Settled(key, how) => {
@@ -185,8 +226,12 @@ impl Round {
                 self.obey(command).await;
             }
         }
-        self.pulse();
         done
+    }
+
+    /// Answers and settles a delivery on the side.
+    fn settle(&mut self, settling: impl Future<Output = (Key, Settlement)> + Send + 'static) {
+        self.work.settling.push(settling.boxed());
     }
 
     pub(crate) fn decide(&mut self, input: Input) {
@@ -198,13 +243,13 @@ impl Round {
             Command::Start(key) => {
                 if let Some(job) = self.waiting.remove(&key) {
                     self.running.insert(key, Arc::clone(&job.execution));
-                    self.executions.spawn(execution::run(job, self.ended.0.clone()));
+                    self.work.executions.spawn(execution::run(job));
                 }
             }
             Command::Revoke(key) => {
                 if let Some(job) = self.waiting.remove(&key) {
                     let hands = Arc::clone(&self.hands);
-                    self.executions.spawn(async move {
+                    self.settle(async move {
                         let asker = intake::asker(&job.execution.message);
                         (key, hands.revoke_unstarted(&asker, "revoked", job.settler).await)
                     });
@@ -223,7 +268,7 @@ impl Round {
             Command::Ack(key) => {
                 if let Some((id, settler)) = self.doubles.remove(&key) {
                     let hands = Arc::clone(&self.hands);
-                    self.executions.spawn(async move { (key, hands.acknowledge(&id, settler).await) });
+                    self.settle(async move { (key, hands.acknowledge(&id, settler).await) });
                 }
             }
             Command::Requeue(key) => {
@@ -232,14 +277,14 @@ impl Round {
                     self.waiting.remove(&key).map(|job| (Arc::clone(&job.execution.id), job.settler))
                 });
                 if let Some((id, settler)) = unsettled {
-                    self.executions.spawn(async move { (key, hands::requeue(&id, settler).await) });
+                    self.settle(async move { (key, hands::requeue(&id, settler).await) });
                 }
             }
             Command::Forget(key) => drop(self.waiting.remove(&key)),
             Command::StopConsuming => {
                 self.phase.send_replace(Phase::Quiet);
                 self.say("worker-offline");
-                for consumer in &self.consumers {
+                for consumer in &self.work.consumers {
                     consumer.cancel().await;
                 }
             }
@@ -258,13 +303,13 @@ impl Round {
             Intake::Run(order) => self.accept(key, *order, envelope, settler),
             Intake::Early(message, eta) => {
                 self.decide(Input::Aside { key });
-                self.executions.spawn(async move {
+                self.settle(async move {
                     (key, hands.postpone(&message.id, &envelope, &queue, eta, settler).await)
                 });
             }
             Intake::Expired(message) => {
                 self.decide(Input::Aside { key });
-                self.executions.spawn(async move {
+                self.settle(async move {
                     (key, hands.revoke_unstarted(&intake::asker(&message), "expired", settler).await)
                 });
             }
@@ -282,8 +327,7 @@ impl Round {
     ) {
         self.decide(Input::Aside { key });
         let (hands, queue) = (Arc::clone(&self.hands), Arc::clone(&envelope.queue));
-        self.executions
-            .spawn(async move { (key, hands.refuse(&asker, &error, &envelope, &queue, settler).await) });
+        self.settle(async move { (key, hands.refuse(&asker, &error, &envelope, &queue, settler).await) });
     }
 
     fn accept(&mut self, key: Key, order: Order, envelope: crate::transport::Envelope, settler: Settler) {
@@ -339,11 +383,12 @@ impl Round {
         for execution in self.running.values() {
             execution.revoked.cancel();
         }
-        self.executions.shutdown().await;
+        self.work.executions.shutdown().await;
+        self.work.settling.clear();
         self.waiting.clear();
         self.running.clear();
         self.doubles.clear();
-        self.consumers.clear();
+        self.work.consumers.clear();
         let Some(voice) = self.voice.take() else { return };
         let Voice { emitter, pulse: _, beat: _, mut task } = voice;
         drop((emitter, self));

@@ -48,7 +48,7 @@ fn to_amqp(value: &Value) -> AMQPValue {
 }
 
 fn from_table(table: &FieldTable) -> Headers {
-    table.inner().iter().map(|(name, value)| (name.as_str().to_owned(), from_amqp(value))).collect()
+    Headers::of_distinct(table.inner().iter().map(|(name, value)| (name.as_str(), from_amqp(value))))
 }
 
 fn from_amqp(value: &AMQPValue) -> Value {
@@ -80,11 +80,11 @@ fn from_amqp(value: &AMQPValue) -> Value {
 pub(super) fn to_properties(ours: &Properties) -> BasicProperties {
     let mut theirs = BasicProperties::default().with_headers(to_table(&ours.headers));
     let text = |text: &Option<String>| text.as_deref().map(short);
-    if let Some(value) = text(&ours.content_type) {
-        theirs = theirs.with_content_type(value);
+    if let Some(value) = &ours.content_type {
+        theirs = theirs.with_content_type(short(value));
     }
-    if let Some(value) = text(&ours.content_encoding) {
-        theirs = theirs.with_content_encoding(value);
+    if let Some(value) = &ours.content_encoding {
+        theirs = theirs.with_content_encoding(short(value));
     }
     if let Some(value) = ours.delivery_mode {
         theirs = theirs.with_delivery_mode(value);
@@ -122,8 +122,8 @@ pub(super) fn to_properties(ours: &Properties) -> BasicProperties {
 pub(super) fn from_properties(theirs: &BasicProperties) -> Properties {
     let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
     Properties {
-        content_type: text(theirs.content_type()),
-        content_encoding: text(theirs.content_encoding()),
+        content_type: theirs.content_type().as_ref().map(|text| Properties::content(text.as_str())),
+        content_encoding: theirs.content_encoding().as_ref().map(|text| Properties::content(text.as_str())),
         headers: theirs.headers().as_ref().map(from_table).unwrap_or_default(),
         delivery_mode: *theirs.delivery_mode(),
         priority: *theirs.priority(),
