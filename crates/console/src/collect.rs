@@ -10,6 +10,7 @@ use regatta_celery::{App, Broker, Client, Facts, Handle, TaskFailure};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::DispatchArgs;
@@ -32,72 +33,115 @@ struct Sent {
     handle: Handle,
 }
 
-/// Sends every task and collects the results; their lines are printed in the order of the sending.
+/// What came of a dispatch.
+pub(crate) struct Collected {
+    pub(crate) record: Record,
+    /// Why not every task was sent.
+    pub(crate) trouble: Option<ConsoleError>,
+}
+
+/// Sends every task and collects the results, until `stop` says that nobody waits any longer. Their lines are printed in
+/// the order of the sending.
+///
+/// # Errors
+/// When a result could not be waited for. What can't be sent is in [`Collected::trouble`]: what was sent before has
+/// results.
 pub(crate) async fn send_and_collect(
     app: &App,
     client: &Client,
     args: &DispatchArgs,
-    mut screen: Option<&mut Screen>,
-) -> Result<Record, ConsoleError> {
+    screen: Option<&mut Screen>,
+    stop: &CancellationToken,
+) -> Result<Collected, ConsoleError> {
     let (began, started) = (Instant::now(), Timestamp::now());
-    let mut progress = Progress::default();
-    for name in app.names() {
-        progress.expect(app.queue_of(name), usize::try_from(args.count).unwrap_or(usize::MAX));
-    }
-    let live = screen.as_ref().is_some_and(|screen| screen.is_live());
+    let mut board = Board::new(app, args, screen);
     let queues: BTreeSet<String> = app.names().map(|name| app.queue_of(name).to_owned()).collect();
+    let live = board.is_live();
     let (_watch, mut depths) = if live { watch(client.broker(), queues) } else { (None, mpsc::channel(1).1) };
     let (tell, mut sent) = mpsc::channel(NEWS_LIMIT);
-    let mut sending = pin!(send(app, client, args, tell));
-    let mut is_sending = true;
+    let mut sending = pin!(stop.run_until_cancelled(send(app, client, args, tell)));
+    let (mut is_sending, mut trouble) = (true, None);
     let mut results = JoinSet::new();
-    let mut tasks: Vec<Option<Execution>> = Vec::new();
-    let (mut shown, mut late) = (0, Late { broker: client.broker(), app: app.name(), known: HashMap::new() });
+    let mut late = Late { broker: client.broker(), app: app.name(), known: HashMap::new() };
     let mut tick = interval(DRAW_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick comes at once, and what is over within the second needs no view.
+    // The first tick comes at once, and what is over before the second needs no view.
     tick.tick().await;
-    loop {
+    while is_sending || !sent.is_empty() || !results.is_empty() {
         tokio::select! {
             ended = &mut sending, if is_sending => {
-                ended?;
                 is_sending = false;
+                trouble = ended.and_then(Result::err);
             }
             Some(sent) = sent.recv() => {
-                let (index, left) = (tasks.len(), args.timeout.saturating_sub(began.elapsed()));
-                tasks.push(None);
-                results.spawn(async move { (index, collect(sent, left).await) });
+                let (index, left) = (board.sent(), args.timeout.saturating_sub(began.elapsed()));
+                let stop = stop.clone();
+                results.spawn(async move { (index, collect(sent, left, &stop).await) });
             }
             Some(ended) = results.join_next() => {
                 let (index, mut done) = ended?;
                 if done.state == "UNKNOWN" && done.error.is_none() {
                     late.explain(&mut done, args.timeout).await;
                 }
-                progress.ended(&done.queue, done.state == "SUCCESS");
-                tasks[index] = Some(done);
+                board.ended(index, done);
             }
-            Some((queue, depth)) = depths.recv() => progress.seen(&queue, depth),
-            _ = tick.tick(), if live => {
-                if let Some(screen) = screen.as_deref_mut() {
-                    screen.draw(|color| progress.draw(began.elapsed(), color));
-                }
-            }
-            else => break,
+            Some((queue, depth)) = depths.recv() => board.progress.seen(&queue, depth),
+            _ = tick.tick(), if live => board.draw(began.elapsed()),
         }
-        while let Some(Some(done)) = tasks.get(shown) {
-            shown += 1;
-            if let Some(screen) = screen.as_deref_mut() {
+    }
+    let tasks: Vec<Execution> = board.tasks.into_iter().flatten().collect();
+    let statistics = Statistics::of(&tasks, began.elapsed().as_secs_f64());
+    let (app, broker) = (app.name().to_owned(), client.broker().url().to_string());
+    let record =
+        Record { schema: SCHEMA, app, broker, started, finished: Timestamp::now(), tasks, statistics };
+    Ok(Collected { record, trouble })
+}
+
+/// What has ended so far, and what of it was shown.
+struct Board<'a> {
+    /// The tasks in the order of the sending; none where the result isn't there.
+    tasks: Vec<Option<Execution>>,
+    shown: usize,
+    progress: Progress,
+    screen: Option<&'a mut Screen>,
+}
+
+impl<'a> Board<'a> {
+    fn new(app: &App, args: &DispatchArgs, screen: Option<&'a mut Screen>) -> Self {
+        let mut progress = Progress::default();
+        for name in app.names() {
+            progress.expect(app.queue_of(name), usize::try_from(args.count).unwrap_or(usize::MAX));
+        }
+        Self { tasks: Vec::new(), shown: 0, progress, screen }
+    }
+
+    fn is_live(&self) -> bool {
+        self.screen.as_ref().is_some_and(|screen| screen.is_live())
+    }
+
+    /// One more was sent; gives its place.
+    fn sent(&mut self) -> usize {
+        self.tasks.push(None);
+        self.tasks.len() - 1
+    }
+
+    /// The task at this place has ended. All lines are printed whose turn has come.
+    fn ended(&mut self, index: usize, done: Execution) {
+        self.progress.ended(&done.queue, done.state == "SUCCESS");
+        self.tasks[index] = Some(done);
+        while let Some(Some(done)) = self.tasks.get(self.shown) {
+            self.shown += 1;
+            if let Some(screen) = self.screen.as_deref_mut() {
                 screen.line(&line(done));
             }
         }
-        if !is_sending && sent.is_empty() && results.is_empty() {
-            break;
+    }
+
+    fn draw(&mut self, elapsed: Duration) {
+        if let Some(screen) = self.screen.as_deref_mut() {
+            screen.draw(|color| self.progress.draw(elapsed, color));
         }
     }
-    let tasks: Vec<Execution> = tasks.into_iter().flatten().collect();
-    let statistics = Statistics::of(&tasks, began.elapsed().as_secs_f64());
-    let (app, broker) = (app.name().to_owned(), client.broker().url().to_string());
-    Ok(Record { schema: SCHEMA, app, broker, started, finished: Timestamp::now(), tasks, statistics })
 }
 
 async fn send(
@@ -144,12 +188,17 @@ fn watch(
     (Some(AbortOnDropHandle::new(task)), depths)
 }
 
-async fn collect(sent: Sent, left: Duration) -> Execution {
+async fn collect(sent: Sent, left: Duration, stop: &CancellationToken) -> Execution {
     let Sent { task, queue, at: sent, mut handle } = sent;
     let id = handle.id().to_owned();
-    let (state, facts, result, error) = match handle.get_within::<serde_json::Value>(left).await {
-        Ok(result) => ("SUCCESS", result.facts, Some(result.value), None),
-        Err(failure) => {
+    let ended = stop.run_until_cancelled(handle.get_within::<serde_json::Value>(left)).await;
+    let (state, facts, result, error) = match ended {
+        None => {
+            let error = format!("interrupted while task {id} was on queue {queue}; it may still run");
+            ("UNKNOWN", Facts::default(), None, Some(error))
+        }
+        Some(Ok(result)) => ("SUCCESS", result.facts, Some(result.value), None),
+        Some(Err(failure)) => {
             let error = Some(failure.to_string());
             match failure {
                 // What to do then takes a look at the queue.

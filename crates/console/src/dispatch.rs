@@ -6,21 +6,45 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Crew;
 use crate::args::{Color, DispatchArgs, Format};
-use crate::collect::send_and_collect;
+use crate::collect::{Collected, send_and_collect};
 use crate::error::ConsoleError;
 use crate::name::node_name;
 use crate::record::Record;
 use crate::show::{self, Screen};
+use crate::signals::Signals;
 
+/// Dispatches. The first signal ends the waiting, and the record is still written; the second ends that too.
 pub(crate) async fn run(
     app: &App,
     crew: &[Crew],
     args: &DispatchArgs,
     color: Color,
 ) -> Result<bool, ConsoleError> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let twice = async {
+        signals.next().await;
+        stop.cancel();
+        signals.next().await;
+    };
+    tokio::select! {
+        done = Box::pin(dispatch(app, crew, args, color, &stop)) => done,
+        () = twice => Err(ConsoleError::Interrupted),
+    }
+}
+
+async fn dispatch(
+    app: &App,
+    crew: &[Crew],
+    args: &DispatchArgs,
+    color: Color,
+    stop: &CancellationToken,
+) -> Result<bool, ConsoleError> {
     let human = args.format == Format::Human;
     let mut screen = Screen::new(color.on_stdout());
-    let broker = Broker::connect(&args.broker.url()?, args.broker.options(app.name())).await?;
+    let url = args.broker.url()?;
+    let connected = Broker::connect(&url, args.broker.options(app.name()));
+    let broker = stop.run_until_cancelled(connected).await.ok_or(ConsoleError::Interrupted)??;
     let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
     let mut workers = if broker.url().is_embedded() {
         embark(app, crew, &broker, args.slots, &quiet, &kill)
@@ -32,9 +56,9 @@ pub(crate) async fn run(
         screen.line("Dispatching tasks...");
         screen.go_live();
     }
-    let record = send_and_collect(app, &client, args, human.then_some(&mut screen)).await;
+    let collected = send_and_collect(app, &client, args, human.then_some(&mut screen), stop).await;
     screen.end_live();
-    let record = record?;
+    let Collected { record, trouble } = collected?;
     quiet.cancel();
     if record.tasks.iter().any(|task| task.state == "UNKNOWN") {
         // What didn't end in time isn't waited for.
@@ -44,7 +68,6 @@ pub(crate) async fn run(
         ended??;
     }
     drop(client);
-    broker.close().await;
     let path = record.write(&args.results)?;
     if human {
         summary(&mut screen, &record);
@@ -52,8 +75,13 @@ pub(crate) async fn run(
     } else {
         screen.line(&serde_json::to_string(&record)?);
     }
+    broker.close().await;
     screen.finish().map_err(ConsoleError::Output)?;
-    Ok(record.statistics.succeeded == record.statistics.tasks)
+    match trouble {
+        Some(error) => Err(error),
+        None if stop.is_cancelled() => Err(ConsoleError::Interrupted),
+        None => Ok(record.statistics.succeeded == record.statistics.tasks),
+    }
 }
 
 /// Starts the workers inside this process.

@@ -29,6 +29,8 @@ pub(crate) enum ConsoleError {
     Json(#[from] serde_json::Error),
     #[error("the process can't watch for signals")]
     Signals(#[source] std::io::Error),
+    #[error("interrupted; a task without a result may still run")]
+    Interrupted,
     #[error("the runtime can't start")]
     Runtime(#[source] std::io::Error),
     #[error(

@@ -17,6 +17,7 @@ mod progress;
 mod record;
 mod setup;
 mod show;
+mod signals;
 mod status;
 mod worker;
 
@@ -41,8 +42,11 @@ pub struct Crew {
     pub queue: &'static str,
 }
 
+/// The exit code of an interrupted dispatch, as shells have it for SIGINT (128 and the signal's number).
+const INTERRUPTED: u8 = 130;
+
 /// Runs the application as a program: reads the arguments and does what they say. The exit code is 0 only when all of
-/// it went well.
+/// it went well, 2 for wrong arguments, 130 after an interruption, and otherwise 1.
 pub fn main(app: &App, crew: &[Crew]) -> ExitCode {
     let name = app.name().to_owned();
     let matches = Args::command().display_name(name.clone()).bin_name(name.clone()).get_matches();
@@ -71,7 +75,11 @@ pub fn main(app: &App, crew: &[Crew]) -> ExitCode {
                 Format::Human => show::error(&error),
                 Format::Json => tracing::error!(message = %error, causes = show::causes(&error).join(": ")),
             }
-            ExitCode::FAILURE
+            if matches!(error, error::ConsoleError::Interrupted) {
+                ExitCode::from(INTERRUPTED)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

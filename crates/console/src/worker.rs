@@ -1,12 +1,12 @@
 //! `worker`: one worker, until it is told to stop.
 
 use regatta_celery::{App, Broker, WorkerOptions};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::WorkerArgs;
 use crate::error::ConsoleError;
 use crate::name::node_name;
+use crate::signals::Signals;
 use crate::{Crew, outside};
 
 pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<bool, ConsoleError> {
@@ -14,16 +14,12 @@ pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<b
     let name = args.name.clone().or(owner).unwrap_or_else(|| format!("worker-{}", args.queue));
     let name = node_name(&name);
     let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
-    let mut terminate = signal(SignalKind::terminate()).map_err(ConsoleError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ConsoleError::Signals)?;
+    let mut signals = Signals::listen()?;
     let broker = Broker::connect(&outside(&args.broker)?, args.broker.options(&name)).await?;
     let worker = app.worker(&broker, WorkerOptions::new(&name, [&args.queue]).slots(args.slots));
-    let signals = async {
+    let stop = async {
         for (told, token) in [("finishing what is in hand", &quiet), ("ending at once", &kill)] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.next().await;
             tracing::info!(worker = %name, "told to stop: {told}");
             token.cancel();
         }
@@ -31,7 +27,7 @@ pub(crate) async fn run(app: &App, crew: &[Crew], args: &WorkerArgs) -> Result<b
     };
     let ended = tokio::select! {
         ended = Box::pin(worker.run(quiet.clone(), kill.clone())) => ended,
-        () = signals => return Ok(false),
+        () = stop => return Ok(false),
     };
     broker.close().await;
     let end = ended?;

@@ -184,6 +184,43 @@ fn a_late_task_is_named_with_its_queue_and_what_to_do() {
 }
 
 #[test]
+fn an_interrupted_dispatch_leaves_its_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = hello();
+    command.args(["dispatch", "--wait", "60", "--results"]).arg(folder.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said.trim_end(), FIRST_LINES[0]);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(text(&output.stderr).contains("interrupted"), "{output:?}");
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let record: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    for task in record["tasks"].as_array().unwrap() {
+        let error = task["error"].as_str().unwrap();
+        assert!(task["state"] == "UNKNOWN" && error.contains("may still run"), "{task}");
+    }
+}
+
+#[test]
+fn what_can_not_be_sent_is_an_error_after_the_record() {
+    let node = shared_node();
+    node.ctl(&["add_vhost", "unsent"]);
+    node.add_user("reader", "pa55-of-reader", "^$", "^$", "^$");
+    node.ctl(&["set_permissions", "-p", "unsent", "reader", ".*", "^$", ".*"]);
+    let broker = node.url_of("reader", "pa55-of-reader").replace("/%2f", "/unsent");
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        hello().args(["dispatch", "--broker", &broker, "--results"]).arg(folder.path()).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("the broker refused access"), "{output:?}");
+    assert!(!said.contains("pa55-of-reader"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn json_is_the_record_alone() {
     let (output, record) = dispatch(&["--format", "json"]);
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
