@@ -201,7 +201,7 @@ impl Results {
 
     /// Takes the run's queue of results away.
     pub(crate) async fn close(self) {
-        self.replies.cancel().await;
+        self.replies.cancel();
         let deleted = tokio::time::timeout(LOOK_EVERY, self.broker.delete_queue(&self.name)).await;
         if !matches!(deleted, Ok(Ok(()))) {
             tracing::debug!(queue = self.name, "the queue of results goes by its own expiry");

@@ -63,8 +63,8 @@ impl Replies {
     }
 
     /// Stops the coming of results. Those that came stay valid.
-    pub async fn cancel(&self) {
-        self.consumer.cancel().await;
+    pub fn cancel(&self) {
+        self.consumer.cancel();
     }
 }
 

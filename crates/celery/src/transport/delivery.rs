@@ -113,7 +113,7 @@ pub(super) enum ConsumerKind {
 
 impl Consumer {
     /// Stops new deliveries. Those that came stay valid.
-    pub(crate) async fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         match &self.kind {
             ConsumerKind::Embedded(subscription) => subscription.cancel(),
             ConsumerKind::Amqp(subscription) => subscription.cancel(),

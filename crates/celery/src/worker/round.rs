@@ -285,7 +285,7 @@ impl Round {
                 self.phase.send_replace(Phase::Quiet);
                 self.say("worker-offline");
                 for consumer in &self.work.consumers {
-                    consumer.cancel().await;
+                    consumer.cancel();
                 }
             }
             Command::Done => {}

@@ -4,6 +4,7 @@
 //! There are two connections: a broker that is short of memory or disk blocks the publishing one as a whole, and the
 //! other must still be able to consume and settle. Every wait for the broker has a limit.
 
+mod acks;
 mod convert;
 mod session;
 mod subscription;

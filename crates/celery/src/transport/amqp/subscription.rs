@@ -1,30 +1,28 @@
-//! A consumer that survives: one task subscribes, forwards, and subscribes again on the next session.
+//! A consumer that survives: it subscribes, yields what comes, and subscribes again on the next session.
 
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use lapin::Acker;
 use lapin::Channel;
 use lapin::message::Delivery as Received;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-    BasicRejectOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
 };
 use lapin::types::FieldTable;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::delivery::SettlerKind;
 use super::super::{Consume, Delivery, Envelope, Link, Settle, SettleError, Settler, TransportError};
 use super::Amqp;
+use super::acks::Acks;
 use super::convert::{from_properties, short};
 use super::session::{Session, within};
-
-/// How many deliveries wait for a reader when the prefetch doesn't say.
-const UNLIMITED: usize = 1_024;
 
 /// The wait before a new try to subscribe on a session that is up (its queue was deleted, say).
 const RESUBSCRIBE: Duration = Duration::from_millis(500);
@@ -35,9 +33,8 @@ const RESUBSCRIBE: Duration = Duration::from_millis(500);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(3);
 
 /// A consumer of a RabbitMQ queue.
-#[derive(Debug)]
 pub(in super::super) struct Subscription {
-    deliveries: mpsc::Receiver<Delivery>,
+    deliveries: BoxStream<'static, Delivery>,
     cancelled: CancellationToken,
 }
 
@@ -45,12 +42,21 @@ impl Subscription {
     pub(super) async fn open(amqp: &Arc<Amqp>, spec: Consume) -> Result<Self, TransportError> {
         let session = amqp.session("a consumer").await?;
         let first = Stream::open(&session, &spec).await?;
-        let room = if spec.prefetch == 0 { UNLIMITED } else { usize::from(spec.prefetch) };
-        let (sender, deliveries) = mpsc::channel(room);
         let cancelled = CancellationToken::new();
-        let task = Forward { amqp: Arc::downgrade(amqp), spec, sender, cancelled: cancelled.clone() };
-        tokio::spawn(task.run(first));
-        Ok(Self { deliveries, cancelled })
+        let source = Source {
+            amqp: Arc::downgrade(amqp),
+            queue: spec.queue.as_str().into(),
+            spec,
+            current: Some(first),
+            cancelled: cancelled.clone(),
+            ending: false,
+        };
+        // Polled by whoever reads it, without a task between: thousands of deliveries a second would wake it each.
+        let deliveries = stream::unfold(source, |mut source| async move {
+            let delivery = source.next().await?;
+            Some((delivery, source))
+        });
+        Ok(Self { deliveries: deliveries.boxed(), cancelled })
     }
 
     pub(in super::super) fn cancel(&self) {
@@ -58,13 +64,13 @@ impl Subscription {
     }
 
     pub(in super::super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        self.deliveries.poll_recv(context)
+        self.deliveries.poll_next_unpin(context)
     }
 }
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.cancelled.cancel();
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Subscription")
     }
 }
 
@@ -74,6 +80,7 @@ struct Stream {
     timeout: Duration,
     channel: Channel,
     consumer: lapin::Consumer,
+    acks: Acks,
 }
 
 impl Stream {
@@ -93,7 +100,29 @@ impl Stream {
         let consuming =
             channel.basic_consume(short(&spec.queue), short(&tag), options, FieldTable::default());
         let consumer = within(timeout, &what, consuming).await?;
-        Ok(Self { generation: session.generation, timeout, channel, consumer })
+        let acks = Acks::of(channel.clone(), timeout);
+        Ok(Self { generation: session.generation, timeout, channel, consumer, acks })
+    }
+
+    fn delivery(&self, received: Received, queue: &Arc<str>, no_ack: bool) -> Delivery {
+        let Received { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = received;
+        let envelope = Envelope {
+            exchange: exchange.as_str().to_owned(),
+            routing_key: routing_key.as_str().to_owned(),
+            queue: Arc::clone(queue),
+            redelivered,
+            properties: from_properties(&properties),
+            body: Bytes::from(data),
+        };
+        let kind = if no_ack {
+            SettlerKind::NoAck
+        } else {
+            self.acks.delivered(delivery_tag);
+            let (timeout, generation) = (self.timeout, self.generation);
+            let claim = Held { tag: delivery_tag, acker, acks: self.acks.clone() };
+            SettlerKind::Amqp(Claim { held: Some(claim), timeout, generation })
+        };
+        Delivery { envelope, settler: Settler { kind } }
     }
 
     async fn cancel(&self) {
@@ -103,88 +132,49 @@ impl Stream {
     }
 }
 
-/// The task behind a subscription.
-struct Forward {
+/// What a subscription reads from.
+struct Source {
     amqp: Weak<Amqp>,
     spec: Consume,
-    sender: mpsc::Sender<Delivery>,
+    queue: Arc<str>,
+    current: Option<Stream>,
     cancelled: CancellationToken,
+    /// The broker sends no more; what it sent before is still read, so that it can be given back.
+    ending: bool,
 }
 
-impl Forward {
-    async fn run(self, first: Stream) {
-        let mut stream = Some(first);
+impl Source {
+    /// The next delivery, on whatever session; none after the end.
+    async fn next(&mut self) -> Option<Delivery> {
         loop {
-            if let Some(mut current) = stream.take()
-                && self.forward(&mut current).await
-            {
-                current.cancel().await;
-                return;
-            }
-            tokio::select! {
-                () = self.cancelled.cancelled() => return,
-                next = self.next_stream() => match next {
-                    Some(next) => stream = Some(next),
-                    None => return,
-                },
-            }
-        }
-    }
-
-    /// Forwards until the stream ends (false) or nobody wants more (true).
-    async fn forward(&self, stream: &mut Stream) -> bool {
-        let channel = Arc::new(stream.channel.clone());
-        let queue: Arc<str> = self.spec.queue.as_str().into();
-        loop {
+            let Some(current) = &mut self.current else {
+                if self.ending {
+                    return None;
+                }
+                tokio::select! {
+                    () = self.cancelled.cancelled() => return None,
+                    next = self.next_stream() => self.current = Some(next?),
+                }
+                continue;
+            };
             let received = tokio::select! {
                 biased;
-                () = self.cancelled.cancelled() => return true,
-                received = stream.consumer.next() => received,
+                () = self.cancelled.cancelled(), if !self.ending => {
+                    self.ending = true;
+                    current.cancel().await;
+                    continue;
+                }
+                received = current.consumer.next() => received,
             };
-            let delivery = match received {
-                Some(Ok(received)) => self.delivery(received, &queue, &channel, stream),
+            match received {
+                Some(Ok(received)) => return Some(current.delivery(received, &self.queue, self.spec.no_ack)),
                 Some(Err(error)) => {
                     tracing::debug!(queue = self.spec.queue, %error, "a consumer was interrupted");
-                    return false;
                 }
-                None => {
-                    tracing::debug!(queue = self.spec.queue, "a consumer ended");
-                    return false;
-                }
-            };
-            tokio::select! {
-                biased;
-                () = self.cancelled.cancelled() => return true,
-                sent = self.sender.send(delivery) => if sent.is_err() {
-                    return true;
-                },
+                None => tracing::debug!(queue = self.spec.queue, "a consumer ended"),
             }
+            self.current = None;
         }
-    }
-
-    fn delivery(
-        &self,
-        received: Received,
-        queue: &Arc<str>,
-        channel: &Arc<Channel>,
-        stream: &Stream,
-    ) -> Delivery {
-        let Received { exchange, routing_key, redelivered, properties, data, acker, .. } = received;
-        let envelope = Envelope {
-            exchange: exchange.as_str().to_owned(),
-            routing_key: routing_key.as_str().to_owned(),
-            queue: Arc::clone(queue),
-            redelivered,
-            properties: from_properties(&properties),
-            body: Bytes::from(data),
-        };
-        let kind = if self.spec.no_ack {
-            SettlerKind::NoAck
-        } else {
-            let (timeout, generation) = (stream.timeout, stream.generation);
-            SettlerKind::Amqp(Claim { acker: Some(acker), channel: Arc::clone(channel), timeout, generation })
-        };
-        Delivery { envelope, settler: Settler { kind } }
     }
 
     /// The stream on the next session, or on this one when only the channel was lost.
@@ -217,24 +207,44 @@ impl Forward {
 
 /// The claim on one delivery. It keeps the channel that the delivery came on.
 pub(in super::super) struct Claim {
-    acker: Option<Acker>,
-    channel: Arc<Channel>,
+    held: Option<Held>,
     timeout: Duration,
     generation: u64,
 }
 
-impl Claim {
-    /// Settles. Only a true answer counts: the client says `false` when the channel or connection is gone.
-    pub(in super::super) async fn settle(mut self, how: Settle) -> Result<(), SettleError> {
-        let Some(acker) = self.acker.take() else { return Ok(()) };
-        let settled = async {
-            match how {
-                Settle::Ack => acker.ack(BasicAckOptions::default()).await,
-                Settle::Requeue => acker.nack(BasicNackOptions { multiple: false, requeue: true }).await,
-                Settle::DeadLetter => acker.reject(BasicRejectOptions { requeue: false }).await,
-            }
+struct Held {
+    tag: u64,
+    acker: Acker,
+    acks: Acks,
+}
+
+impl Held {
+    /// Gives it back or away. The client says `false` when the channel or connection is gone.
+    async fn refuse(&self, requeue: bool) -> lapin::Result<bool> {
+        let done = if requeue {
+            self.acker.nack(BasicNackOptions { multiple: false, requeue: true }).await
+        } else {
+            self.acker.reject(BasicRejectOptions { requeue: false }).await
         };
-        let reason = match tokio::time::timeout(self.timeout, settled).await {
+        // Only now: an acknowledgement of several that overtook it would have taken it along.
+        self.acks.settled(self.tag);
+        done
+    }
+}
+
+impl Claim {
+    /// Settles. Only a true answer counts.
+    pub(in super::super) async fn settle(mut self, how: Settle) -> Result<(), SettleError> {
+        let Some(held) = self.held.take() else { return Ok(()) };
+        let requeue = match how {
+            Settle::Ack => {
+                let acked = held.acks.ack(held.tag).await;
+                return acked.map_err(|reason| SettleError::Lost { reason });
+            }
+            Settle::Requeue => true,
+            Settle::DeadLetter => false,
+        };
+        let reason = match tokio::time::timeout(self.timeout, held.refuse(requeue)).await {
             Ok(Ok(true)) => return Ok(()),
             Ok(Ok(false)) => format!("connection {} is gone", self.generation),
             Ok(Err(error)) => error.to_string(),
@@ -246,16 +256,13 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let (Some(acker), Ok(runtime)) = (self.acker.take(), tokio::runtime::Handle::try_current()) else {
+        let (Some(held), Ok(runtime)) = (self.held.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        let channel = Arc::clone(&self.channel);
         let timeout = self.timeout;
         runtime.spawn(async move {
-            let back = acker.nack(BasicNackOptions { multiple: false, requeue: true });
             // On a connection that is gone it went back by itself.
-            let _settled = tokio::time::timeout(timeout, back).await;
-            drop(channel);
+            let _settled = tokio::time::timeout(timeout, held.refuse(true)).await;
         });
     }
 }
