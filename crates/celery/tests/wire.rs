@@ -185,6 +185,17 @@ fn a_new_task_has_the_headers_and_the_body_that_celery_writes() {
     assert_eq!(properties, message.properties);
     assert_eq!(names(&properties), names(&message.properties), "the order of the headers");
     assert_eq!(body, message.body);
+
+    ours.is_brief = true;
+    let (brief, body) = ours.encode();
+    let left_out: Vec<&str> =
+        names(&properties).into_iter().filter(|name| brief.headers.get(name).is_none()).collect();
+    let optional = ["shadow", "eta", "expires", "group_index", "timelimit"];
+    assert_eq!(left_out, [&optional[..], &["replaced_task_nesting", "stamped_headers", "stamps"]].concat());
+    let read = TaskMessage::decode(&brief, &body).unwrap();
+    assert_eq!((read.timelimit, read.eta, &read.args), ((None, None), None, &ours.args));
+    ours.timelimit = (Some(2.5), None);
+    assert!(ours.encode().0.headers.get("timelimit").is_some(), "what says something is written");
 }
 
 #[test]

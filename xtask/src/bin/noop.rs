@@ -59,13 +59,17 @@ async fn worker(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn options() -> ClientOptions {
+    ClientOptions { brief_headers: true, ..ClientOptions::default() }
+}
+
 async fn call(client: &Client) -> anyhow::Result<()> {
     client.send(Task::new("noop").queue(QUEUE)).await?.get::<()>().await?;
     Ok(())
 }
 
 async fn throughput(url: &str, count: usize) -> anyhow::Result<f64> {
-    let client = Client::new(&connect(url).await?, ClientOptions::default()).await?;
+    let client = Client::new(&connect(url).await?, options()).await?;
     let began = Instant::now();
     stream::iter(0..count).map(|_| call(&client)).buffer_unordered(WINDOW).try_collect::<Vec<()>>().await?;
     #[expect(clippy::cast_precision_loss, reason = "counts of tasks are far below 2^52")]
@@ -73,7 +77,7 @@ async fn throughput(url: &str, count: usize) -> anyhow::Result<f64> {
 }
 
 async fn roundtrip(url: &str, count: usize) -> anyhow::Result<u128> {
-    let client = Client::new(&connect(url).await?, ClientOptions::default()).await?;
+    let client = Client::new(&connect(url).await?, options()).await?;
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         let began = Instant::now();

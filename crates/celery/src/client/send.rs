@@ -54,6 +54,7 @@ impl Call {
         message.origin = Some(inner.options.name.clone());
         message.ignore_result = Some(task.ignore_result);
         message.priority = task.priority;
+        message.is_brief = inner.options.brief_headers;
         let limit = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
         message.timelimit = (limit(task.time_limit), limit(task.soft_time_limit));
         message.reply_to = Some(task.reply_to.unwrap_or_else(|| inner.reply_to.clone()));

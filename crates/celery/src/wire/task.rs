@@ -8,6 +8,19 @@ use super::json::{write_array, write_object};
 use super::{JsonError, RawJson, Refusal, json_text};
 use crate::transport::{Headers, Properties, Value};
 
+/// The headers that may be absent (Celery documentation, "Message Protocol", version 2, and what its worker reads with
+/// a default).
+const OPTIONAL: [&str; 8] = [
+    "shadow",
+    "eta",
+    "expires",
+    "group_index",
+    "timelimit",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+];
+
 /// The largest body after decompression, so that a small message can't fill the memory.
 const BODY_MAX: u64 = 64 << 20;
 
@@ -74,6 +87,9 @@ pub struct TaskMessage {
     pub correlation_id: Option<String>,
     /// The message's priority.
     pub priority: Option<u8>,
+    /// Whether headers that the protocol calls optional are left out where they say nothing. Celery's workers take
+    /// their absence for nothing; Celery itself always writes them.
+    pub is_brief: bool,
     /// Properties and headers as they came; unknown ones are kept.
     came_as: Option<Box<Properties>>,
 }
@@ -103,6 +119,7 @@ impl TaskMessage {
             reply_to: None,
             correlation_id: Some(id.clone()),
             priority: None,
+            is_brief: false,
             id,
             came_as: None,
         }
@@ -265,32 +282,35 @@ impl TaskMessage {
 
     /// All headers that Celery 5.7 sends, in its order.
     fn write_all_headers(&self, headers: &mut Headers) {
-        let all = [
+        let all: [(&str, Value); 19] = [
             ("lang", "py".into()),
             ("task", self.task.as_str().into()),
             ("id", self.id.as_str().into()),
-            ("shadow", self.shadow.clone().into()),
-            ("eta", self.eta.clone().into()),
-            ("expires", self.expires.clone().into()),
-            ("group", self.group.clone().into()),
+            ("shadow", self.shadow.as_deref().into()),
+            ("eta", self.eta.as_deref().into()),
+            ("expires", self.expires.as_deref().into()),
+            ("group", self.group.as_deref().into()),
             ("group_index", self.group_index.into()),
             ("retries", i64::from(self.retries).into()),
             ("timelimit", self.limits()),
-            ("root_id", self.root_id.clone().into()),
-            ("parent_id", self.parent_id.clone().into()),
-            ("argsrepr", self.argsrepr.clone().into()),
-            ("kwargsrepr", self.kwargsrepr.clone().into()),
-            ("origin", self.origin.clone().into()),
+            ("root_id", self.root_id.as_deref().into()),
+            ("parent_id", self.parent_id.as_deref().into()),
+            ("argsrepr", self.argsrepr.as_deref().into()),
+            ("kwargsrepr", self.kwargsrepr.as_deref().into()),
+            ("origin", self.origin.as_deref().into()),
             ("ignore_result", self.ignore_result.into()),
             ("replaced_task_nesting", Value::Int(0)),
             ("stamped_headers", Value::Null),
             ("stamps", Value::Table(Headers::default())),
         ];
+        let left_out =
+            |name: &str, value: &Value| self.is_brief && OPTIONAL.contains(&name) && says_nothing(value);
+        let said = all.into_iter().filter(|(name, value)| !left_out(name, value));
         if headers.is_empty() {
-            *headers = Headers::of_distinct(all.into_iter());
+            *headers = Headers::of_distinct(said);
             return;
         }
-        for (name, value) in all {
+        for (name, value) in said {
             headers.insert(name, value);
         }
     }
@@ -351,6 +371,16 @@ impl Embed {
         out.push_str(", \"chord\": ");
         out.push_str(self.chord.as_ref().map_or("null", RawJson::as_str));
         out.push('}');
+    }
+}
+
+/// Whether a header's value is the same as its absence.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Int(0) => true,
+        Value::List(values) => values.iter().all(Value::is_null),
+        Value::Table(table) => table.is_empty(),
+        _ => false,
     }
 }
 

@@ -84,6 +84,11 @@ fn a_rust_client_and_a_python_worker() {
         let mut handle = client.send(task("peer.add").arg(&40).kwarg("y", &2)).await.unwrap();
         assert_eq!(handle.get::<i64>().await.unwrap().value, 42);
 
+        let brief = ClientOptions { brief_headers: true, ..ClientOptions::default() };
+        let brief = Client::new(&broker, brief).await.unwrap();
+        let mut handle = brief.send(task("peer.add").arg(&1).kwarg("y", &2)).await.unwrap();
+        assert_eq!(handle.get::<i64>().await.unwrap().value, 3);
+
         match client.send(task("peer.fail").arg(&"boom")).await.unwrap().get::<Value>().await {
             Err(TaskFailure::Remote { error, .. }) => {
                 assert_eq!(error.to_string(), "ValueError: boom, 42");
