@@ -62,6 +62,12 @@ impl Context {
         self.execution.revoked.clone()
     }
 
+    /// Fires when the task is revoked without `terminate` while it runs. As with Celery it goes on; a handler that
+    /// works through a list may end early.
+    pub fn unwanted(&self) -> CancellationToken {
+        self.execution.unwanted.clone()
+    }
+
     /// Fires at the soft time limit.
     pub fn soft_limit(&self) -> CancellationToken {
         self.execution.soft.clone()

@@ -115,7 +115,8 @@ impl BatchTask {
     /// Gives the batch to a slot and tells what happens, until its end or that of its lease.
     ///
     /// When the task is revoked with termination, Celery's side drops this future, which kills what runs, and tells the
-    /// dispatcher `REVOKED`: a cancel is a cancel for every Celery peer that looks.
+    /// dispatcher `REVOKED`: a cancel is a cancel for every Celery peer that looks. Revoked without, it ends after the
+    /// test that runs.
     async fn tell(
         &self,
         context: Context,
@@ -127,7 +128,8 @@ impl BatchTask {
         let outbox = Arc::new(Outbox::default());
         let mut lease = Lease::new(Instant::now(), Duration::from_millis(order.beat_ms));
         let mut voice = Voice { context, lease: order.lease, worker: worker.clone(), unconfirmed: None };
-        let job = Job { order, adapter, cancel: cancel.0.clone(), outbox: Arc::clone(&outbox) };
+        let unwanted = voice.context.unwanted();
+        let job = Job { order, adapter, cancel: cancel.0.clone(), unwanted, outbox: Arc::clone(&outbox) };
         let mut end = pin!(self.inner.pool.run(job).fuse());
         let mut publishing = OptionFuture::from(None);
         loop {

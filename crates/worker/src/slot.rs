@@ -13,6 +13,7 @@ use regatta_model::{
     BatchEnd, BatchOrder, Digest, Fact, Fault, FaultKind, Item, OrderItem, Outcome, Record, SuiteName, Token,
 };
 use regatta_sandbox::{Cancel, Fence, SandboxError};
+use tokio_util::sync::CancellationToken;
 
 use crate::execute::{execute, time};
 use crate::outbox::Outbox;
@@ -38,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) order: BatchOrder,
     pub(crate) adapter: Arc<dyn Adapter>,
     pub(crate) cancel: Cancel,
+    /// Fires when no further test of the batch shall begin.
+    pub(crate) unwanted: CancellationToken,
     pub(crate) outbox: Arc<Outbox>,
 }
 
@@ -71,6 +74,7 @@ pub(crate) struct Slot {
 pub(crate) struct Sink<'a> {
     outbox: &'a Outbox,
     cancel: &'a Cancel,
+    unwanted: &'a CancellationToken,
 }
 
 impl Sink<'_> {
@@ -80,6 +84,11 @@ impl Sink<'_> {
 
     pub(crate) fn cancel(&self) -> &Cancel {
         self.cancel
+    }
+
+    /// Whether no further test shall begin. One that runs may end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.cancel.is_killed() || self.unwanted.is_cancelled()
     }
 }
 
@@ -95,7 +104,7 @@ impl Slot {
             Ok(hand) => hand,
             Err(error) => return BatchEnd::Faulted(cannot_run(error.to_string())),
         };
-        let sink = Sink { outbox: &job.outbox, cancel: &job.cancel };
+        let sink = Sink { outbox: &job.outbox, cancel: &job.cancel, unwanted: &job.unwanted };
         let timeout = Duration::from_millis(job.order.test_timeout_ms).min(TIMEOUT_MAX);
         let fence = Fence { timeout, ..self.ground.fence.clone() };
         let end = match &mut hand {
@@ -130,7 +139,7 @@ impl Slot {
 fn run_each(runner: &dyn TestProcess, items: &[OrderItem], fence: &Fence, sink: &Sink<'_>) -> BatchEnd {
     let mut fault = None;
     for OrderItem { token, item, .. } in items {
-        if sink.cancel().is_killed() {
+        if sink.is_over() {
             return BatchEnd::Cancelled;
         }
         if let Err(message) = run_one(runner, item, *token, fence, sink) {

@@ -53,7 +53,7 @@ impl Warm {
             if request.is_empty() {
                 return BatchEnd::Done;
             }
-            if sink.cancel().is_killed() {
+            if sink.is_over() {
                 return BatchEnd::Cancelled;
             }
             match self.ask(&mut asking, &request, fence, sink) {
@@ -140,6 +140,9 @@ impl Warm {
                 let silence = if test.is_some() { Duration::ZERO } else { SILENCE_MAX };
                 deadline = Instant::now() + fence.timeout + silence;
                 asking.heard(fact).into_iter().for_each(|fact| sink.say(fact));
+            }
+            if test.is_none() && sink.is_over() {
+                return Ok(Parted::Cancelled);
             }
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Execution {
     pub(crate) expires: Option<SystemTime>,
     /// Fires on termination.
     pub(crate) revoked: CancellationToken,
+    /// Fires when it is revoked without termination while it runs.
+    pub(crate) unwanted: CancellationToken,
     /// Fires at the soft time limit.
     pub(crate) soft: CancellationToken,
     pub(crate) started: OnceLock<SystemTime>,

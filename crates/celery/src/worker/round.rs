@@ -260,6 +260,11 @@ impl Round {
                     execution.revoked.cancel();
                 }
             }
+            Command::Dismiss(key) => {
+                if let Some(execution) = self.running.get(&key) {
+                    execution.unwanted.cancel();
+                }
+            }
             Command::Double(key) => {
                 if let Some(job) = self.waiting.remove(&key) {
                     self.doubles.insert(key, (Arc::clone(&job.execution.id), job.settler));
@@ -346,6 +351,7 @@ impl Round {
             expires,
             revoked: CancellationToken::new(),
             soft: CancellationToken::new(),
+            unwanted: CancellationToken::new(),
             started: std::sync::OnceLock::new(),
             hands: Arc::clone(&self.hands),
         });

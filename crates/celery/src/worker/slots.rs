@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Revoke(Key),
     /// Interrupt its execution; it ends as `REVOKED`.
     Terminate(Key),
+    /// Tell its handler that nobody wants the rest; the execution goes on.
+    Dismiss(Key),
     /// Keep it without executing it: this worker runs the same task, or ran it. An `Ack` or `Requeue` follows.
     Double(Key),
     /// Acknowledge it: its result is confirmed already.
@@ -250,7 +252,8 @@ impl Slots {
                     out.push(Command::Revoke(*key));
                 }
                 Stage::Running if terminate => out.push(Command::Terminate(*key)),
-                Stage::Running | Stage::Settling => {}
+                Stage::Running => out.push(Command::Dismiss(*key)),
+                Stage::Settling => {}
             }
         }
     }
@@ -312,7 +315,9 @@ impl<T: Clone + Eq + Hash> Remembered<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::Command::{Ack, Done, Double, Forget, Requeue, Revoke, Start, StopConsuming, Terminate};
+    use super::Command::{
+        Ack, Dismiss, Done, Double, Forget, Requeue, Revoke, Start, StopConsuming, Terminate,
+    };
     use super::Settlement::{AckLost, Acked, GivenBack};
     use super::*;
 
@@ -414,7 +419,7 @@ mod tests {
                 (first(2), vec![Revoke(2)]),
                 (first(3), vec![]),
                 (revoked("t3", false), vec![Revoke(3)]),
-                (revoked("t1", false), vec![]),
+                (revoked("t1", false), vec![Dismiss(1)]),
                 (revoked("t1", true), vec![Terminate(1)]),
                 (ended(1), vec![]),
                 (revoked("t1", true), vec![]),

@@ -67,11 +67,15 @@ impl Project {
 
     /// With the peers' Python on the `PATH`.
     pub(crate) fn python(&self, arguments: &[&str]) -> Ended {
+        Running::start(self.python_command(arguments)).wait()
+    }
+
+    pub(crate) fn python_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(arguments);
         let bin = regatta_testbed::python().parent().unwrap().to_owned();
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", bin.display()));
-        Running::start(command).wait()
+        command
     }
 
     pub(crate) fn regatta(&self, arguments: &[&str]) -> Ended {

@@ -25,6 +25,24 @@ fn the_first_signal_lets_what_runs_end_and_hands_out_no_more() {
 }
 
 #[test]
+fn the_first_signal_stops_a_batch_after_the_test_that_runs() {
+    let wait =
+        "import os, time\n\ndef wait():\n    while not os.path.exists('go'):\n        time.sleep(0.05)\n";
+    let tests = "from wait import wait\n\ndef test_a(): wait()\ndef test_b(): wait()\ndef test_c(): wait()\n";
+    let project = Project::new(&[("wait.py", wait), ("test_it.py", tests), ("pytest.ini", "[pytest]\n")]);
+    let mut run = Running::start(project.python_command(&["run", "-j", "1", "--format", "json"]));
+    run.wait_for("\"attempt_started\"");
+    run.signal(Signal::SIGINT);
+    run.wait_for("\"cancelled\"");
+    project.write("go", "");
+    run.wait().expect(130);
+    assert_eq!(
+        project.verdicts(),
+        ["test_it.py::test_a passed", "test_it.py::test_b unjudged", "test_it.py::test_c unjudged"]
+    );
+}
+
+#[test]
 fn the_second_signal_kills_at_once_and_nothing_is_left() {
     let seconds = "86400.25";
     let project = Project::of_commands(&[("a", &format!("setsid sleep {seconds} & sleep {seconds}"))]);
