@@ -8,8 +8,9 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use chrono::{DateTime, FixedOffset};
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
-use regatta_model::{Attempt, FaultKind, Judgement, Outcome, RunRecord, TestRecord, Verdict};
+use regatta_model::{Attempt, FaultKind, Judgement, Outcome, RunRecord, TestRecord, Time, Verdict};
 
 /// Writes a run's record as JUnit.
 ///
@@ -17,9 +18,11 @@ use regatta_model::{Attempt, FaultKind, Judgement, Outcome, RunRecord, TestRecor
 /// When the writer fails.
 pub fn write_junit(out: &mut dyn Write, record: &RunRecord) -> io::Result<()> {
     let mut report = Report::new("regatta");
+    report.set_timestamp(moment(record.started));
     report.set_time(record.updated.since(record.started));
     for suite in &record.suites {
         let mut written = TestSuite::new(suite.name.0.as_str());
+        written.set_timestamp(moment(record.started));
         written.add_property(Property::new("run", record.run.as_ref().map_or("", |run| &run.0)));
         written.add_property(Property::new("adapter", suite.adapter.as_str()));
         let tests = record.tests.iter().filter(|test| test.test.suite == suite.name);
@@ -55,6 +58,7 @@ fn test_case(test: &TestRecord) -> TestCase {
     case.set_classname(test.unit.as_ref().map_or(test.test.suite.0.as_str(), |unit| unit.name.as_str()));
     if let Some(attempt) = shown(test) {
         if let Some(record) = &attempt.record {
+            case.set_timestamp(moment(record.started));
             case.set_time(Duration::from_micros(record.duration_us));
             if !record.output.text.is_empty() {
                 case.set_system_out(record.output.text.as_str());
@@ -90,12 +94,19 @@ fn rerun(attempt: &Attempt) -> TestRerun {
     let mut rerun = TestRerun::new(kind);
     rerun.set_type(word).set_message(message);
     if let Some(record) = &attempt.record {
+        rerun.set_timestamp(moment(record.started));
         rerun.set_time(Duration::from_micros(record.duration_us));
         if !record.output.text.is_empty() {
             rerun.set_system_out(record.output.text.as_str());
         }
     }
     rerun
+}
+
+/// The only use of this clock library: the JUnit writer takes its type. A moment beyond it is the epoch.
+fn moment(time: Time) -> DateTime<FixedOffset> {
+    let micros = i64::try_from(time.0).unwrap_or_default();
+    DateTime::from_timestamp_micros(micros).unwrap_or_default().fixed_offset()
 }
 
 fn is_bad(attempt: &Attempt) -> bool {

@@ -188,37 +188,37 @@ fn junit_has_every_attempt_and_is_valid() {
     quick_junit::Report::deserialize(text.as_bytes()).unwrap();
     insta::assert_snapshot!(text, @r#"
     <?xml version="1.0" encoding="UTF-8"?>
-    <testsuites name="regatta" tests="6" skipped="1" failures="1" errors="1" time="1.500">
-        <testsuite name="unit" tests="6" skipped="1" errors="1" failures="1">
+    <testsuites name="regatta" tests="6" skipped="1" failures="1" errors="1" timestamp="2025-11-24T08:00:00.000+00:00" time="1.500">
+        <testsuite name="unit" tests="6" skipped="1" errors="1" failures="1" timestamp="2025-11-24T08:00:00.000+00:00">
             <properties>
                 <property name="run" value="20251124-080000-abcd"/>
                 <property name="adapter" value="commands"/>
             </properties>
-            <testcase name="good" classname="unit" time="0.005">
+            <testcase name="good" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.005">
                 <properties>
                     <property name="worker" value="w1@h"/>
                 </properties>
             </testcase>
-            <testcase name="bad" classname="unit" time="0.007">
+            <testcase name="bad" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.007">
                 <properties>
                     <property name="worker" value="w1@h"/>
                 </properties>
                 <failure message="bad did not do it" type="failed"/>
-                <rerunError time="0.009" message="bad did not do it" type="crashed">
+                <rerunError timestamp="2025-11-24T08:00:00.000+00:00" time="0.009" message="bad did not do it" type="crashed">
                     <system-out>three
     </system-out>
                 </rerunError>
                 <system-out>one &lt;&amp;&gt; two
     </system-out>
             </testcase>
-            <testcase name="flaky" classname="unit" time="0.008">
+            <testcase name="flaky" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.008">
                 <properties>
                     <property name="worker" value="w2@h"/>
                 </properties>
-                <flakyFailure time="0.007" message="flaky did not do it" type="failed">
+                <flakyFailure timestamp="2025-11-24T08:00:00.000+00:00" time="0.007" message="flaky did not do it" type="failed">
                 </flakyFailure>
             </testcase>
-            <testcase name="skipped" classname="unit" time="0.000">
+            <testcase name="skipped" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.000">
                 <properties>
                     <property name="worker" value="w1@h"/>
                 </properties>
@@ -230,7 +230,7 @@ fn junit_has_every_attempt_and_is_valid() {
                 </properties>
                 <error message="its batch ended without a word of it" type="not_reported"/>
             </testcase>
-            <testcase name="slow" classname="unit" time="1.500">
+            <testcase name="slow" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="1.500">
                 <properties>
                     <property name="worker" value="w2@h"/>
                 </properties>

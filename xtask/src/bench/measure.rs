@@ -77,8 +77,17 @@ impl Row {
         )
     }
 
+    /// The median of the ratios of each round, whose two sides met the same mood of the machine; that of the medians
+    /// where the sides were measured differently often.
     fn ratio(&self, to: &Side) -> Option<f64> {
-        Some(self.regatta.median()? / to.median().filter(|median| *median > 0.0)?)
+        if to.samples.contains(&0.0) {
+            return None;
+        }
+        if self.regatta.samples.len() == to.samples.len() {
+            let pairs = self.regatta.samples.iter().zip(&to.samples);
+            return Side { samples: pairs.map(|(ours, theirs)| ours / theirs).collect() }.median();
+        }
+        Some(self.regatta.median()? / to.median()?)
     }
 
     /// Whether all marks were reached; none when there is no number to tell by.
@@ -168,6 +177,16 @@ mod tests {
         assert_eq!(side(&[1.0, 2.0]).median(), Some(1.5));
         assert_eq!(side(&[]).median(), None);
         assert!(row(Better::Less, vec![]).to_string().contains("0.50"));
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_each_round_and_not_of_a_machine_that_changed_its_mood() {
+        let limit = side(&[10.0, 5.0, 10.0]);
+        let regatta = side(&[8.0, 4.0, 6.0]);
+        let row = Row { regatta, limit, ..row(Better::More, vec![Reach::OfLimit(0.8)]) };
+        assert_eq!(row.ratio(&row.limit), Some(0.8));
+        assert_eq!(row.reached(), Some(true));
+        assert_eq!(row.ratio(&side(&[1.0, 0.0, 1.0])), None);
     }
 
     #[test]

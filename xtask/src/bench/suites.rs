@@ -119,7 +119,7 @@ pub(super) fn networkx_first(bench: &Bench) -> anyhow::Result<Vec<Row>> {
                 line.contains("\"attempt_finished\"")
             })?);
             let workers = slots.to_string();
-            theirs.add(first_result(pytest(bench, &project.folder, &["-v", "-n", &workers]), |line| {
+            theirs.add(first_result(pytest(bench, &project.folder, &["-vv", "-n", &workers]), |line| {
                 ["PASSED", "FAILED", "SKIPPED", "XFAIL"].iter().any(|word| line.contains(word))
             })?);
         }
