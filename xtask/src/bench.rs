@@ -55,17 +55,18 @@ const GROUPS: [(&str, Measure); 8] = [
     ("itertools", suites::itertools),
 ];
 
-/// Measures, prints the table and writes the JSON; tells whether every row reached its mark. `quick` has small inputs and
+/// Measures each side `rounds` times, prints the table and writes the JSON; tells whether every row reached its mark. `quick` has small inputs and
 /// one round, and reaches are not judged.
 ///
 /// # Errors
 /// When a side can't be measured, or `only` names no row.
-pub fn run(root: &Path, only: Option<&str>, quick: bool) -> anyhow::Result<bool> {
+pub fn run(root: &Path, only: Option<&str>, rounds: usize, quick: bool) -> anyhow::Result<bool> {
     let names: Vec<&str> = GROUPS.iter().map(|(name, _)| *name).collect();
     ensure!(only.is_none_or(|only| names.contains(&only)), "no such row; rows are {}", names.join(", "));
     let lab = Lab::open(root)?;
     let python = lab.python()?;
-    let bench = Bench { lab, python, regatta: OnceCell::new(), rounds: if quick { 1 } else { 3 }, quick };
+    let bench =
+        Bench { lab, python, regatta: OnceCell::new(), rounds: if quick { 1 } else { rounds.max(1) }, quick };
     line(&Row::head());
     let mut rows = Vec::new();
     for (_, measure) in GROUPS.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {

@@ -34,6 +34,9 @@ enum Command {
         /// Only this group of rows, such as throughput, networkx-wall or itertools
         #[arg(long)]
         only: Option<String>,
+        /// How often each side is measured (the rows of seconds nearly twice as often)
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
         /// Small inputs and one round: shows that everything works, and measures nothing
         #[arg(long)]
         quick: bool,
@@ -63,7 +66,9 @@ fn main() -> ExitCode {
         Command::Tidy => xtask::tidy::run(&house_root()),
         Command::Compare { only } => xtask::compare::run(&house_root(), only.as_deref()),
         Command::Faults { only } => xtask::faults::run(&house_root(), only.as_deref()),
-        Command::Bench { only, quick } => xtask::bench::run(&house_root(), only.as_deref(), quick),
+        Command::Bench { only, rounds, quick } => {
+            xtask::bench::run(&house_root(), only.as_deref(), rounds, quick)
+        }
         Command::Record { out, command } => xtask::record::run(&out, &command),
         Command::Node => node(),
     };

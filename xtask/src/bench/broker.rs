@@ -91,8 +91,7 @@ fn measure(bench: &Bench, ask: &Ask) -> anyhow::Result<[Side; 4]> {
     let node = Node::start();
     let mut sides: [Side; 4] = std::array::from_fn(|_| Side::default());
     // More than elsewhere: these are over in seconds, and differ the more.
-    let rounds = if bench.quick { 1 } else { 5 };
-    for _ in 0..rounds {
+    for _ in 0..bench.rounds * 2 - 1 {
         for (side, binary) in [(0, &callers.noop), (1, &callers.bare)] {
             let worker = callers.ready(binary, &node)?;
             sides[side].add(number(callers.rust(binary, &[ask.measure, &node.url(), ask.ours]))?);
