@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::WorkerConfig;
+use crate::gate::Gate;
 use crate::lease::{Command, Input, Lease};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
@@ -55,7 +56,8 @@ impl BatchTask {
     /// # Errors
     /// When the system has no thread left.
     pub fn start(config: &WorkerConfig) -> std::io::Result<Self> {
-        let ground = Ground { tree: config.tree.clone(), fence: config.fence.clone() };
+        let ground =
+            Ground { tree: config.tree.clone(), fence: config.fence.clone(), gate: Gate::of_cores() };
         let pool = Pool::start(config.slots, &ground)?;
         let adapters = config.adapters.iter().map(|adapter| (adapter.suite().name, Arc::clone(adapter)));
         Ok(Self { inner: Arc::new(Inner { pool, adapters: adapters.collect() }) })

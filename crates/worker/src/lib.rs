@@ -10,6 +10,7 @@
 mod asking;
 mod batch;
 mod execute;
+mod gate;
 mod lease;
 mod outbox;
 mod pool;

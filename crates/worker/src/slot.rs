@@ -16,6 +16,7 @@ use regatta_sandbox::{Cancel, Fence, SandboxError};
 use tokio_util::sync::CancellationToken;
 
 use crate::execute::{execute, time};
+use crate::gate::Gate;
 use crate::outbox::Outbox;
 use crate::warm::Warm;
 
@@ -32,6 +33,8 @@ pub(crate) struct Ground {
     pub(crate) tree: PathBuf,
     /// The limits of each process. The time-out comes with the batch.
     pub(crate) fence: Fence,
+    /// Where its slots' processes start.
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// A batch for a slot.
@@ -130,7 +133,7 @@ impl Slot {
         }
         Ok(match job.adapter.runner(&self.ground.tree, key.prepared.as_ref())? {
             Runner::Each(runner) => Hand::Each(runner),
-            Runner::Warm(session) => Hand::Warm(Box::new(Warm::new(session))),
+            Runner::Warm(session) => Hand::Warm(Box::new(Warm::new(session, Arc::clone(&self.ground.gate)))),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! A warm process and the batches that it is asked for.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use regatta_adapters::{Ended, WarmFact, WarmSession};
@@ -8,6 +9,7 @@ use regatta_sandbox::{Event, Fence, SandboxError, Session, Why};
 
 use crate::asking::Asking;
 use crate::execute::{command, ended};
+use crate::gate::{Gate, Pass};
 use crate::slot::{Sink, cannot_run, chain, errored, since};
 
 /// How long a process may take, beyond the limit of a test, until it reports something: to start and import, to collect
@@ -19,6 +21,17 @@ pub(crate) struct Warm {
     warm: Box<dyn WarmSession>,
     /// Not before `session`: it is told by it how to read.
     session: Option<Session>,
+    gate: Arc<Gate>,
+}
+
+/// Whether there is a process that waits for a request.
+enum Had {
+    /// As before.
+    Kept,
+    /// A new one, which holds its pass until it has shown its first work.
+    Started(Pass),
+    /// None, and none is wanted any more.
+    Over,
 }
 
 /// How a process's part of a batch ended.
@@ -40,8 +53,8 @@ enum Parted {
 }
 
 impl Warm {
-    pub(crate) fn new(warm: Box<dyn WarmSession>) -> Self {
-        Self { warm, session: None }
+    pub(crate) fn new(warm: Box<dyn WarmSession>, gate: Arc<Gate>) -> Self {
+        Self { warm, session: None, gate }
     }
 
     /// Runs a batch to its end, with as many processes as it takes.
@@ -101,8 +114,13 @@ impl Warm {
         sink: &Sink<'_>,
     ) -> Result<Parted, SandboxError> {
         let line = self.warm.request(request);
-        let fresh = self.session(fence, sink)?;
-        let Self { warm, session: Some(session) } = self else { return Ok(Parted::Done) };
+        let mut starting = match self.session(fence, sink)? {
+            Had::Kept => None,
+            Had::Started(pass) => Some(pass),
+            Had::Over => return Ok(Parted::Cancelled),
+        };
+        let fresh = starting.is_some();
+        let Self { warm, session: Some(session), .. } = self else { return Ok(Parted::Done) };
         if !fresh {
             // What it said between batches is nobody's. What a new one says may be why it can't go on.
             session.forget_output();
@@ -127,6 +145,9 @@ impl Warm {
                 Err(error) => return gone(Why::Cancelled, Some(error.to_string())),
             };
             for fact in facts {
+                if !matches!(fact, WarmFact::Ready) {
+                    drop(starting.take());
+                }
                 match &fact {
                     WarmFact::Ready => ready = true,
                     WarmFact::RequestDone => return Ok(Parted::Done),
@@ -147,17 +168,18 @@ impl Warm {
         }
     }
 
-    /// Makes sure that there is a process that waits for a request. True when it is a new one.
-    fn session(&mut self, fence: &Fence, sink: &Sink<'_>) -> Result<bool, SandboxError> {
+    /// Makes sure that there is a process that waits for a request.
+    fn session(&mut self, fence: &Fence, sink: &Sink<'_>) -> Result<Had, SandboxError> {
         if let Some(session) = &mut self.session {
             // Whoever says something without being asked, or has ended since, is not to be trusted with tests.
             if session.wait(sink.cancel(), Some(Instant::now())) == Event::DeadlinePassed {
-                return Ok(false);
+                return Ok(Had::Kept);
             }
             self.end(Why::Cancelled);
         }
+        let Some(pass) = self.gate.enter(|| sink.is_over()) else { return Ok(Had::Over) };
         self.session = Some(Session::start(&command(&self.warm.invocation()), fence)?);
-        Ok(true)
+        Ok(Had::Started(pass))
     }
 
     fn end(&mut self, why: Why) -> Option<Ended> {
