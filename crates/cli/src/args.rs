@@ -1,11 +1,10 @@
 //! The command line, as it is typed.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use regatta_console::{BrokerArgs, StatusArgs};
+use regatta_console::{BrokerArgs, Color, StatusArgs};
 
 /// Runs a project's tests, spread over workers, and ends with one proven verdict per test.
 #[derive(Debug, Parser)]
@@ -41,40 +40,6 @@ pub(crate) enum Command {
     Status(LookArgs),
     /// Show the end of an earlier run again.
     Show(ShowArgs),
-}
-
-/// When to colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    /// On a terminal, unless `NO_COLOR` is set.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl Color {
-    /// Whether standard output gets colours.
-    pub(crate) fn on_stdout(self) -> bool {
-        self.on(std::io::stdout().is_terminal())
-    }
-
-    /// Whether standard error gets colours.
-    pub(crate) fn on_stderr(self) -> bool {
-        self.on(std::io::stderr().is_terminal())
-    }
-
-    fn on(self, terminal: bool) -> bool {
-        let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto => {
-                terminal && unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-            }
-        }
-    }
 }
 
 /// How logs are written.

@@ -8,7 +8,8 @@ use regatta_console::Live;
 use regatta_model::{Knowledge, RunRecord, Stamped, Time};
 use regatta_report::{Progress, Style, Summary, SummaryOptions, Verbosity};
 
-use crate::args::{Color, Format};
+use crate::args::Format;
+use regatta_console::Color;
 
 /// How often a pipe is told how far the run is.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);

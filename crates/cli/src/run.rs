@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Color, RunArgs};
+use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::face::Face;
@@ -26,6 +26,7 @@ use crate::project::{self, Project};
 use crate::signals::Signals;
 use crate::surroundings::{base_env, broker_url, connect, cores};
 use recorder::Recorder;
+use regatta_console::Color;
 
 /// This program's version, for records.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -7,9 +7,10 @@ use regatta_model::{RunId, RunRecord};
 use regatta_report::{Style, Summary, SummaryOptions};
 use regatta_store::{EVENTS_FILE, State, read_events};
 
-use crate::args::{Color, ShowArgs};
+use crate::args::ShowArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
+use regatta_console::Color;
 
 /// Shows a run, and ends as it ended.
 pub(crate) fn show(args: &ShowArgs, color: Color) -> Result<Exit, CliError> {

@@ -2,10 +2,11 @@
 
 use regatta_console::status as look;
 
-use crate::args::{Color, Format, LookArgs};
+use crate::args::{Format, LookArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::surroundings::broker_url;
+use regatta_console::Color;
 
 /// The queue that runs and workers use when none is named.
 const USUAL_QUEUE: &str = "regatta";

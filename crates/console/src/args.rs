@@ -1,12 +1,12 @@
 //! The arguments.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::broker::BrokerArgs;
+use crate::color::Color;
 use crate::status::StatusArgs;
 
 #[derive(Debug, Parser)]
@@ -36,28 +36,6 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn default_level(&self) -> Level {
         if matches!(self, Self::Worker(_)) { Level::Info } else { Level::Warn }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    Auto,
-    Always,
-    Never,
-}
-
-impl Color {
-    /// Whether the standard output gets colours.
-    pub(crate) fn on_stdout(self) -> bool {
-        let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto => {
-                let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-                std::io::stdout().is_terminal() && unset("NO_COLOR") && !dumb
-            }
-        }
     }
 }
 

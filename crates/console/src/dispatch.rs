@@ -5,8 +5,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Crew;
-use crate::args::{Color, DispatchArgs, Format};
+use crate::args::{DispatchArgs, Format};
 use crate::collect::{Collected, send_and_collect};
+use crate::color::Color;
 use crate::error::ConsoleError;
 use crate::name::node_name;
 use crate::record::Record;

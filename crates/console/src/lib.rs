@@ -8,6 +8,7 @@
 mod args;
 mod broker;
 mod collect;
+mod color;
 mod dispatch;
 mod error;
 mod live;
@@ -28,6 +29,7 @@ use regatta_celery::{App, BrokerUrl};
 
 use self::args::{Args, Command, Format, LookArgs};
 pub use self::broker::{BrokerArgs, BrokerArgsError};
+pub use self::color::Color;
 pub use self::live::{Live, LogOutput};
 pub use self::name::{host, node_name};
 pub use self::record::{Execution, Record, SCHEMA, Statistics};

@@ -3,7 +3,8 @@
 use regatta_celery::Broker;
 use regatta_celery::transport::{Exchange, Queue, Topology};
 
-use crate::args::{Color, SetupArgs};
+use crate::args::SetupArgs;
+use crate::color::Color;
 use crate::error::ConsoleError;
 use crate::show::Screen;
 use crate::{Crew, outside};
