@@ -60,7 +60,7 @@ const IMPURE: [&str; 16] = [
 ];
 
 /// The most packages that Cargo.lock may hold. Raise it in a commit that says which new package is worth it.
-const PACKAGES_MAX: usize = 330;
+const PACKAGES_MAX: usize = 360;
 
 fn short(name: &str) -> &str {
     name.strip_prefix("regatta-").unwrap_or(name)

@@ -8,6 +8,8 @@ mod acks;
 mod convert;
 mod session;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
