@@ -77,6 +77,11 @@ impl TransportError {
         matches!(self, Self::AccessRefused { .. })
     }
 
+    /// Whether the broker was asked and said no.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::AccessRefused { .. } | Self::NotFound { .. } | Self::Mismatch { .. })
+    }
+
     /// Whether trying again later may help.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })

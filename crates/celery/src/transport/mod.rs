@@ -6,6 +6,8 @@
 //! body means.
 
 mod amqp;
+#[cfg(test)]
+mod contract;
 mod delivery;
 mod embedded;
 mod error;

@@ -1,5 +1,6 @@
 //! Exchanges, queues and bindings, as declarations.
 
+use std::fmt;
 use std::time::Duration;
 
 /// How an exchange routes.
@@ -196,6 +197,13 @@ impl Topology {
         self
     }
 
+    /// One by one, in the order in which they must be made.
+    pub(super) fn declarations(&self) -> impl Iterator<Item = Declaration<'_>> {
+        let exchanges = self.exchanges.iter().map(Declaration::Exchange);
+        let queues = self.queues.iter().map(Declaration::Queue);
+        exchanges.chain(queues).chain(self.bindings.iter().map(Declaration::Binding))
+    }
+
     /// Takes in another's declarations; what is in it already is replaced.
     pub(super) fn merge(&mut self, other: &Self) {
         for exchange in &other.exchanges {
@@ -217,6 +225,25 @@ impl Topology {
     pub(super) fn forget(&mut self, queue: &str) {
         self.queues.retain(|known| known.name != queue);
         self.bindings.retain(|binding| binding.queue != queue);
+    }
+}
+
+/// One thing to declare; shown as what is being done to what.
+pub(super) enum Declaration<'a> {
+    Exchange(&'a Exchange),
+    Queue(&'a Queue),
+    Binding(&'a Binding),
+}
+
+impl fmt::Display for Declaration<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exchange(exchange) => write!(f, "declaring exchange {}", exchange.name),
+            Self::Queue(queue) => write!(f, "declaring queue {}", queue.name),
+            Self::Binding(Binding { exchange, queue, .. }) => {
+                write!(f, "binding queue {queue} to exchange {exchange}")
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 
-use super::super::{Headers, Properties, Value};
+use super::super::{Headers, Properties, TransportError, Value};
 
 pub(super) fn to_table(headers: &Headers) -> FieldTable {
     let mut table = FieldTable::default();
@@ -13,15 +13,27 @@ pub(super) fn to_table(headers: &Headers) -> FieldTable {
     table
 }
 
-/// A name of at most 255 bytes, which is all that AMQP carries; a longer one is cut.
-pub(super) fn short(text: &str) -> ShortString {
-    ShortString::try_new(text).unwrap_or_else(|_| {
-        let mut end = 255;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text[..end].into()
+/// The most bytes that a name may have (AMQP 0-9-1, `shortstr`).
+const NAME_MAX: usize = 255;
+
+/// The name of something at the broker.
+///
+/// # Errors
+/// When AMQP can't carry it.
+pub(super) fn name(text: &str) -> Result<ShortString, TransportError> {
+    ShortString::try_new(text).map_err(|_| TransportError::Other {
+        what: format!("the name {}…", text.chars().take(40).collect::<String>()),
+        reason: format!("it has {} bytes, and AMQP carries names of at most {NAME_MAX}", text.len()),
     })
+}
+
+/// A text of at most 255 bytes that names nothing; a longer one is cut.
+fn short(text: &str) -> ShortString {
+    let mut end = text.len().min(NAME_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
 }
 
 fn to_amqp(value: &Value) -> AMQPValue {

@@ -6,6 +6,7 @@
 
 mod acks;
 mod convert;
+mod publisher;
 mod session;
 mod subscription;
 #[cfg(test)]
@@ -14,11 +15,11 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use lapin::options::BasicPublishOptions;
-use lapin::{Confirmation, ErrorKind};
+use lapin::Confirmation;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::publisher::Unsent;
 use self::session::Session;
 pub(super) use self::subscription::{Claim, Subscription};
 use super::delivery::ConsumerKind;
@@ -125,31 +126,20 @@ impl Amqp {
     pub(super) async fn publish(&self, publishing: Publishing) -> Result<(), PublishError> {
         let session = self.session("a publishing").await?;
         let timeout = self.options.timeout;
-        let Publishing { exchange, routing_key, properties, body, mandatory } = publishing;
-        let sent = async {
-            let channel = session.publisher().await?;
-            let options = BasicPublishOptions { mandatory, immediate: false };
-            let properties = convert::to_properties(&properties);
-            channel
-                .basic_publish(
-                    convert::short(&exchange),
-                    convert::short(&routing_key),
-                    options,
-                    &body,
-                    properties,
-                )
-                .await?
-                .await
-        };
-        let confirmation = match tokio::time::timeout(timeout, sent).await {
+        let confirmation = match tokio::time::timeout(timeout, session.publish(&publishing)).await {
             Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(error)) => return Err(lost(&session, &exchange, routing_key, &error)),
+            Ok(Err(Unsent::Refused(refused))) => return Err(refused.into()),
+            Ok(Err(Unsent::Lost(error))) => {
+                let reason = session.lost_because().unwrap_or_else(|| error.to_string());
+                return Err(PublishError::Lost { routing_key: publishing.routing_key, reason });
+            }
             Err(_) => {
                 let hint = session.blocked().map(|reason| format!(": it blocks publishers ({reason})"));
-                let hint = hint.unwrap_or_default();
+                let (routing_key, hint) = (publishing.routing_key, hint.unwrap_or_default());
                 return Err(PublishError::Unconfirmed { routing_key, waited: timeout, hint });
             }
         };
+        let Publishing { exchange, routing_key, .. } = publishing;
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
@@ -180,19 +170,6 @@ impl Drop for Amqp {
     fn drop(&mut self) {
         self.closed.cancel();
     }
-}
-
-/// What a failed publishing was.
-fn lost(session: &Session, exchange: &str, routing_key: String, error: &lapin::Error) -> PublishError {
-    if let ErrorKind::ProtocolError(broker) = error.kind() {
-        let what = format!("publishing to exchange {exchange:?} with routing key {routing_key:?}");
-        let refused = session::from_broker(what, broker);
-        if refused.is_access_refused() || refused.is_no_queue() {
-            return refused.into();
-        }
-    }
-    let reason = session.lost_because().unwrap_or_else(|| error.to_string());
-    PublishError::Lost { routing_key, reason }
 }
 
 /// Keeps a session up for as long as somebody holds the broker.
@@ -232,7 +209,7 @@ async fn reconnect(amqp: &Weak<Amqp>, generation: u64, closed: &CancellationToke
         let opened = async {
             let session = Session::open(&owner.url, &owner.options, generation).await?;
             let topology = owner.topology.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Err(error) = session.declare(&topology).await {
+            if let Err(error) = session.declare_anew(&topology).await {
                 session.close().await;
                 return Err(error);
             }

@@ -4,20 +4,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use lapin::options::{
-    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
-};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::protocol::AMQPError;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use lapin::{Channel, Confirmation, Connection, ConnectionProperties, ErrorKind, Event};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::topology::{Exchange, ExchangeKind, Queue};
-use super::super::{BrokerUrl, ConnectOptions, QueueDepth, Topology, TransportError};
-use super::convert::short;
+use super::super::topology::{Declaration, ExchangeKind, Queue};
+use super::super::{Binding, BrokerUrl, ConnectOptions, Publishing, QueueDepth, Topology, TransportError};
+use super::convert::name;
+use super::publisher::{Publishers, Unsent};
 
 /// The largest frame, in bytes; RabbitMQ's own proposal is 131,072. The client holds 32 frames in each direction of each
 /// of the two connections: with that proposal, 16 MB in a worker that idles. Larger bodies travel in several frames.
@@ -30,7 +29,7 @@ pub(super) struct Session {
     timeout: Duration,
     publishing: Connection,
     consuming: Connection,
-    publisher: AsyncMutex<Channel>,
+    publishers: Publishers,
     /// Why it is lost, once it is.
     lost: watch::Receiver<Option<String>>,
     /// Why the broker blocks publishers, while it does.
@@ -55,29 +54,23 @@ impl Session {
         });
         let broker = url.to_string();
         let timeout = options.timeout;
-        let opened = confirmed_channel(&publishing);
-        let channel = within(timeout, "opening a channel", opened).await?;
-        let publisher = AsyncMutex::new(channel);
+        let publishers = Publishers::default();
         Ok(Arc::new(Self {
             generation,
             broker,
             timeout,
             publishing,
             consuming,
-            publisher,
+            publishers,
             lost,
             blocked,
             _watchers: watchers,
         }))
     }
 
-    /// The channel for publishing; a new one when the broker closed the last for an error.
-    pub(super) async fn publisher(&self) -> lapin::Result<Channel> {
-        let mut channel = self.publisher.lock().await;
-        if !channel.status().connected() {
-            *channel = confirmed_channel(&self.publishing).await?;
-        }
-        Ok(channel.clone())
+    /// Publishes, and waits for the confirm.
+    pub(super) async fn publish(&self, publishing: &Publishing) -> Result<Confirmation, Unsent> {
+        self.publishers.publish(&self.publishing, publishing).await
     }
 
     /// A new channel on the consuming connection.
@@ -108,47 +101,50 @@ impl Session {
         self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Declares on a channel of its own, since an error closes the channel.
+    /// Declares, up to the first refusal. A channel of its own: a refusal closes it.
     pub(super) async fn declare(&self, topology: &Topology) -> Result<(), TransportError> {
         let channel = self.channel("a declaration").await?;
-        for exchange in &topology.exchanges {
-            let what = format!("declaring exchange {}", exchange.name);
-            within(self.timeout, &what, declare_exchange(&channel, exchange)).await?;
+        for declaration in topology.declarations() {
+            declare(self.timeout, &channel, &declaration).await?;
         }
-        for queue in &topology.queues {
-            let what = format!("declaring queue {}", queue.name);
-            within(self.timeout, &what, declare_queue(&channel, queue)).await?;
-        }
-        for binding in &topology.bindings {
-            let what = format!("binding queue {} to exchange {}", binding.queue, binding.exchange);
-            let (queue, exchange, key) =
-                (short(&binding.queue), short(&binding.exchange), short(&binding.routing_key));
-            let options = QueueBindOptions::default();
-            within(
-                self.timeout,
-                &what,
-                channel.queue_bind(queue, exchange, key, options, FieldTable::default()),
-            )
-            .await?;
+        close(channel, self.timeout).await;
+        Ok(())
+    }
+
+    /// Declares what an older session declared. What the broker refuses now (a right was taken away, somebody else made
+    /// it in another form) is said and left out: whoever needs it meets the refusal, and nobody else loses the broker.
+    pub(super) async fn declare_anew(&self, topology: &Topology) -> Result<(), TransportError> {
+        let mut channel = self.channel("a declaration").await?;
+        for declaration in topology.declarations() {
+            match declare(self.timeout, &channel, &declaration).await {
+                Ok(()) => {}
+                Err(error) if error.is_refusal() => {
+                    tracing::warn!(broker = self.broker, %error, "what was declared before is refused now");
+                    channel = self.channel("a declaration").await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         close(channel, self.timeout).await;
         Ok(())
     }
 
     pub(super) async fn depth(&self, queue: &str) -> Result<QueueDepth, TransportError> {
-        let channel = self.channel("a look at a queue").await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let what = format!("looking at queue {queue}");
-        let looked = channel.queue_declare(short(queue), options, FieldTable::default());
+        let queue = name(queue)?;
+        let channel = self.channel("a look at a queue").await?;
+        let looked = channel.queue_declare(queue, options, FieldTable::default());
         let seen = within(self.timeout, &what, looked).await?;
         close(channel, self.timeout).await;
         Ok(QueueDepth { ready: seen.message_count(), consumers: seen.consumer_count() })
     }
 
     pub(super) async fn delete_queue(&self, queue: &str) -> Result<(), TransportError> {
-        let channel = self.channel("a deletion").await?;
         let what = format!("deleting queue {queue}");
-        let deleted = channel.queue_delete(short(queue), QueueDeleteOptions::default());
+        let queue = name(queue)?;
+        let channel = self.channel("a deletion").await?;
+        let deleted = channel.queue_delete(queue, QueueDeleteOptions::default());
         let deleted = within(self.timeout, &what, deleted).await;
         match deleted {
             Ok(_) => close(channel, self.timeout).await,
@@ -262,12 +258,6 @@ pub(super) async fn within<T>(
     }
 }
 
-async fn confirmed_channel(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(channel)
-}
-
 /// Listens to what a connection says of itself.
 async fn listen(
     events: impl Stream<Item = Event> + Send,
@@ -303,27 +293,48 @@ async fn listen(
     });
 }
 
-async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> lapin::Result<()> {
-    let kind = match exchange.kind {
-        ExchangeKind::Direct => lapin::ExchangeKind::Direct,
-        ExchangeKind::Topic => lapin::ExchangeKind::Topic,
-        ExchangeKind::Fanout => lapin::ExchangeKind::Fanout,
-    };
-    // Looking first takes no right to make it; an error there closes the channel, so only the making is done here.
-    let options = ExchangeDeclareOptions { durable: exchange.durable, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(short(&exchange.name), kind, options, FieldTable::default()).await
+async fn declare(
+    timeout: Duration,
+    channel: &Channel,
+    declaration: &Declaration<'_>,
+) -> Result<(), TransportError> {
+    let what = declaration.to_string();
+    match declaration {
+        Declaration::Exchange(exchange) => {
+            let options =
+                ExchangeDeclareOptions { durable: exchange.durable, ..ExchangeDeclareOptions::default() };
+            let kind = match exchange.kind {
+                ExchangeKind::Direct => lapin::ExchangeKind::Direct,
+                ExchangeKind::Topic => lapin::ExchangeKind::Topic,
+                ExchangeKind::Fanout => lapin::ExchangeKind::Fanout,
+            };
+            let named = name(&exchange.name)?;
+            within(timeout, &what, channel.exchange_declare(named, kind, options, FieldTable::default()))
+                .await
+        }
+        Declaration::Queue(queue) => {
+            let options = QueueDeclareOptions {
+                durable: queue.durable,
+                exclusive: queue.exclusive,
+                auto_delete: queue.auto_delete,
+                ..QueueDeclareOptions::default()
+            };
+            let named = name(&queue.name)?;
+            within(timeout, &what, channel.queue_declare(named, options, arguments(queue))).await.map(drop)
+        }
+        Declaration::Binding(Binding { exchange, queue, routing_key }) => {
+            let (queue, exchange, key) = (name(queue)?, name(exchange)?, name(routing_key)?);
+            let options = QueueBindOptions::default();
+            within(timeout, &what, channel.queue_bind(queue, exchange, key, options, FieldTable::default()))
+                .await
+        }
+    }
 }
 
-async fn declare_queue(channel: &Channel, queue: &Queue) -> lapin::Result<()> {
-    let options = QueueDeclareOptions {
-        durable: queue.durable,
-        exclusive: queue.exclusive,
-        auto_delete: queue.auto_delete,
-        ..QueueDeclareOptions::default()
-    };
+fn arguments(queue: &Queue) -> FieldTable {
     let mut arguments = FieldTable::default();
     let mut set = |name: &str, value: AMQPValue| {
-        arguments.insert(short(name), value);
+        arguments.insert(name.into(), value);
     };
     let ms = |span: Duration| AMQPValue::LongLongInt(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
     let text = |text: &str| AMQPValue::LongString(LongString::from(text.as_bytes()));
@@ -346,7 +357,7 @@ async fn declare_queue(channel: &Channel, queue: &Queue) -> lapin::Result<()> {
         set("x-dead-letter-exchange", text(exchange));
         set("x-dead-letter-routing-key", text(key));
     }
-    channel.queue_declare(short(&queue.name), options, arguments).await.map(drop)
+    arguments
 }
 
 impl std::fmt::Debug for Session {

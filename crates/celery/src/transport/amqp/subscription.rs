@@ -21,7 +21,7 @@ use super::super::delivery::SettlerKind;
 use super::super::{Consume, Delivery, Envelope, Link, Settle, SettleError, Settler, TransportError};
 use super::Amqp;
 use super::acks::Acks;
-use super::convert::{from_properties, short};
+use super::convert::{from_properties, name};
 use super::session::{Session, within};
 
 /// The wait before a new try to subscribe on a session that is up (its queue was deleted, say).
@@ -87,6 +87,8 @@ impl Stream {
     async fn open(session: &Session, spec: &Consume) -> Result<Self, TransportError> {
         let what = format!("consuming queue {}", spec.queue);
         let timeout = session.timeout();
+        let queue = name(&spec.queue)?;
+        let tag = name(&format!("{}-{:08x}", spec.tag, fastrand::u32(..)))?;
         let channel = session.channel(&what).await?;
         if spec.prefetch > 0 {
             within(timeout, &what, channel.basic_qos(spec.prefetch, BasicQosOptions::default())).await?;
@@ -96,9 +98,7 @@ impl Stream {
             exclusive: spec.exclusive,
             ..BasicConsumeOptions::default()
         };
-        let tag = format!("{}-{:08x}", spec.tag, fastrand::u32(..));
-        let consuming =
-            channel.basic_consume(short(&spec.queue), short(&tag), options, FieldTable::default());
+        let consuming = channel.basic_consume(queue, tag, options, FieldTable::default());
         let consumer = within(timeout, &what, consuming).await?;
         let acks = Acks::of(channel.clone(), timeout);
         Ok(Self { generation: session.generation, timeout, channel, consumer, acks })
@@ -167,6 +167,8 @@ impl Source {
                 received = current.consumer.next() => received,
             };
             match received {
+                // The broker gives it to somebody else already; only what counts as settled is still ours.
+                Some(Ok(_)) if !self.spec.no_ack && !current.channel.status().connected() => continue,
                 Some(Ok(received)) => return Some(current.delivery(received, &self.queue, self.spec.no_ack)),
                 Some(Err(error)) => {
                     tracing::debug!(queue = self.spec.queue, %error, "a consumer was interrupted");

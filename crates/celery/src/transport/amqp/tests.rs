@@ -1,22 +1,16 @@
 //! What only a broker over a network can do to us: refuse, close, block, freeze, die.
 
-use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use regatta_testbed::{Node, unique};
+use regatta_testbed::{Node, shared_node, unique};
 
+use super::super::contract::run;
 use super::super::{
     Broker, BrokerUrl, ConnectOptions, Consume, Exchange, Link, Properties, PublishError, Publishing, Queue,
     Settle, SettleError, Topology, TransportError,
 };
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await });
-    ended.expect("the test takes longer than its deadline");
-}
 
 /// A limit for answers that never come: short, since a test waits for it to pass.
 const IMPATIENT: Duration = Duration::from_secs(2);
@@ -42,6 +36,50 @@ async fn declare(broker: &Broker, queue: Queue) {
     broker.declare(&Topology::default().queue(queue)).await.unwrap();
 }
 
+async fn until_generation(broker: &Broker, wanted: u64) {
+    let mut link = broker.link();
+    let up = |link: &Link| matches!(link, Link::Up { generation } if *generation >= wanted);
+    link.wait_for(up).await.unwrap();
+}
+
+#[test]
+fn a_refused_login_says_so_and_not_the_password() {
+    run(async {
+        let node = shared_node();
+        let url = node.url_of("guest", "wr0ng-secret");
+        let error = connect(&url, ConnectOptions::default()).await.unwrap_err();
+        let words = format!("{error} {error:?}");
+        assert!(matches!(error, TransportError::LoginRefused { .. }), "{error}");
+        assert!(words.contains("guest") && !words.contains("wr0ng-secret"), "{words}");
+    });
+}
+
+#[test]
+fn a_virtual_host_that_is_not_there_or_not_ours_is_named() {
+    run(async {
+        let node = shared_node();
+        let user = unique("nobody");
+        node.ctl(&["add_user", &user, "pass"]);
+        for (url, expected) in
+            [(node.url().replace("%2f", "nowhere"), "nowhere"), (node.url_of(&user, "pass"), &*user)]
+        {
+            let error = connect(&url, ConnectOptions::default()).await.unwrap_err();
+            assert!(error.is_access_refused(), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_unreachable() {
+    run(async {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let error = connect(&format!("amqp://127.0.0.1:{free}"), impatient()).await.unwrap_err();
+        assert!(matches!(error, TransportError::Unreachable { .. }), "{error}");
+        assert!(error.to_string().contains(&free.to_string()), "{error}");
+    });
+}
+
 #[test]
 fn tls_is_trusted_by_the_authority_that_is_given_and_by_no_other() {
     run(async {
@@ -65,5 +103,171 @@ fn tls_is_trusted_by_the_authority_that_is_given_and_by_no_other() {
         let missing = std::path::PathBuf::from("/nowhere/ca.pem");
         let error = connect(&url, with(Some(missing))).await.unwrap_err();
         assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
+    });
+}
+
+#[test]
+fn a_refused_publishing_takes_no_other_along() {
+    run(async {
+        let node = shared_node();
+        let (user, queue) = (unique("writer"), unique("q"));
+        let (closed, open) = (unique("closed"), unique("open"));
+        node.add_user(&user, "pass", "", &format!("^(amq\\.default|{open})$"), "");
+        let owner = connect(&node.url(), ConnectOptions::default()).await.unwrap();
+        let exchanges =
+            Topology::default().exchange(Exchange::fanout(&closed)).exchange(Exchange::fanout(&open));
+        owner.declare(&exchanges).await.unwrap();
+        declare(&owner, Queue::celery(&queue)).await;
+        let broker = connect(&node.url_of(&user, "pass"), ConnectOptions::default()).await.unwrap();
+        for _ in 0..20 {
+            let (good, refused, unknown, open) = tokio::join!(
+                futures::future::join_all((0..50).map(|_| broker.publish(message("", &queue, 10)))),
+                broker.publish(message(&closed, "k", 10)),
+                broker.publish(message("nowhere", "k", 10)),
+                broker.publish(Publishing { mandatory: false, ..message(&open, "k", 10) }),
+            );
+            assert!(good.iter().all(Result::is_ok), "{good:?}");
+            open.unwrap();
+            for (error, names) in [(refused.unwrap_err(), &closed), (unknown.unwrap_err(), &"nowhere".into())]
+            {
+                assert!(matches!(&error, PublishError::Transport(error) if error.is_refusal()), "{error}");
+                assert!(!error.may_have_arrived() && error.to_string().contains(names), "{error}");
+            }
+        }
+        assert_eq!(
+            broker.link().borrow().clone(),
+            Link::Up { generation: 1 },
+            "no connection was lost for it"
+        );
+    });
+}
+
+#[test]
+fn an_exchange_that_goes_away_leaves_it_open_whether_its_last_messages_arrived() {
+    run(async {
+        let node = shared_node();
+        let broker = connect(&node.url(), ConnectOptions::default()).await.unwrap();
+        let (exchange, queue) = (unique("x"), unique("q"));
+        let bound = Topology::default()
+            .exchange(Exchange::direct(&exchange))
+            .queue(Queue::celery(&queue))
+            .binding(super::super::Binding::new(&exchange, &queue, "k"));
+        broker.declare(&bound).await.unwrap();
+        broker.publish(message(&exchange, "k", 1)).await.unwrap();
+        node.ctl(&["eval", &format!(
+            "rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"{exchange}\">>), false, <<\"t\">>)."
+        )]);
+        let error = broker.publish(message(&exchange, "k", 1)).await.unwrap_err();
+        assert!(error.may_have_arrived(), "the channel has carried messages: {error}");
+        let error = broker.publish(message(&exchange, "k", 1)).await.unwrap_err();
+        assert!(!error.may_have_arrived(), "a new channel carried nothing else: {error}");
+    });
+}
+
+#[test]
+fn a_name_that_amqp_cannot_carry_is_refused_before_it_leaves() {
+    run(async {
+        let broker = connect(&shared_node().url(), ConnectOptions::default()).await.unwrap();
+        let long = "q".repeat(300);
+        let errors = [
+            broker.publish(message("", &long, 1)).await.unwrap_err().to_string(),
+            broker.declare_passive(&long).await.unwrap_err().to_string(),
+            broker.declare(&Topology::default().queue(Queue::celery(&long))).await.unwrap_err().to_string(),
+            broker.consume(spec(&long)).await.unwrap_err().to_string(),
+        ];
+        for error in errors {
+            assert!(error.contains("255"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_blocks_publishers_is_not_waited_for_for_ever() {
+    run(async {
+        let node = Node::start();
+        let broker = connect(&node.url(), impatient()).await.unwrap();
+        let queue = unique("q");
+        declare(&broker, Queue::celery(&queue)).await;
+        broker.publish(message("", &queue, 1)).await.unwrap();
+        node.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+        // The broker says that it blocks when it next reads from a publisher.
+        let error = loop {
+            match broker.publish(message("", &queue, 1)).await {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(error.may_have_arrived() && error.to_string().contains("it blocks publishers"), "{error}");
+        let mut consumer = broker.consume(spec(&queue)).await.unwrap();
+        let settled = consumer.next().await.unwrap().split().1.settle(Settle::Ack).await;
+        assert_eq!(settled, Ok(()), "the other connection still works");
+        node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+        while broker.publish(message("", &queue, 1)).await.is_err() {}
+    });
+}
+
+#[test]
+fn a_frozen_broker_is_noticed_and_found_again() {
+    run(async {
+        let node = Node::start();
+        let options = ConnectOptions { heartbeat: Duration::from_secs(1), ..impatient() };
+        let broker = connect(&node.url(), options).await.unwrap();
+        let queue = unique("q");
+        declare(&broker, Queue::celery(&queue)).await;
+        node.freeze();
+        let error = broker.publish(message("", &queue, 1)).await.unwrap_err();
+        assert!(error.may_have_arrived(), "{error}");
+        broker.link().wait_for(|link| matches!(link, Link::Down { .. })).await.unwrap();
+        node.thaw();
+        until_generation(&broker, 2).await;
+        broker.publish(message("", &queue, 1)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_killed_broker_takes_claims_along_and_gives_the_messages_again() {
+    run(async {
+        let mut node = Node::start();
+        let broker = connect(&node.url(), impatient()).await.unwrap();
+        let queue = unique("q");
+        declare(&broker, Queue::celery(&queue)).await;
+        for size in 1..=5 {
+            broker.publish(message("", &queue, size)).await.unwrap();
+        }
+        let mut consumer = broker.consume(Consume { prefetch: 5, ..spec(&queue) }).await.unwrap();
+        let held = consumer.next().await.unwrap();
+        // The other four wait in this process, unread, when their connection dies.
+        while broker.declare_passive(&queue).await.unwrap().ready > 0 {
+            tokio::task::yield_now().await;
+        }
+        node.kill();
+        broker.link().wait_for(|link| matches!(link, Link::Down { .. })).await.unwrap();
+        node.kill_and_restart();
+        let mut sizes = Vec::new();
+        for _ in 0..5 {
+            let (got, settler) = consumer.next().await.unwrap().split();
+            settler.settle(Settle::Ack).await.expect("what died unread isn't handed out");
+            sizes.push(got.body.len());
+        }
+        assert_eq!(sizes, [1, 2, 3, 4, 5]);
+        let lost = held.split().1.settle(Settle::Ack).await;
+        assert!(matches!(lost, Err(SettleError::Lost { .. })), "{lost:?}");
+    });
+}
+
+#[test]
+fn what_may_not_be_declared_any_more_does_not_cost_the_connection() {
+    run(async {
+        let node = Node::start();
+        node.add_user("w", "pass", ".*", ".*", ".*");
+        let broker = connect(&node.url_of("w", "pass"), impatient()).await.unwrap();
+        for queue in ["closed", "open"] {
+            declare(&broker, Queue::transient(queue)).await;
+        }
+        node.ctl(&["set_permissions", "-p", "/", "w", "^open$", ".*", ".*"]);
+        // Rights are looked at anew on a new connection.
+        node.ctl(&["close_all_connections", "for the test"]);
+        until_generation(&broker, 2).await;
+        broker.publish(message("", "open", 1)).await.unwrap();
     });
 }

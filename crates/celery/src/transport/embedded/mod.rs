@@ -175,7 +175,7 @@ impl std::fmt::Debug for Subscription {
 
 impl Subscription {
     pub(super) fn cancel(&self) {
-        self.hub.change(|model, _| model.cancel(self.id));
+        self.hub.change(|model, now| model.cancel(now, self.id));
     }
 
     pub(super) fn poll_next(&mut self, context: &Context<'_>) -> Poll<Option<Delivery>> {
