@@ -130,6 +130,11 @@ pub trait Adapter: Send + Sync {
     /// The digest of what a unit's list of tests depends on (its file), so that the list can be remembered.
     fn unit_digest(&self, unit: &Unit) -> Option<Digest>;
 
+    /// Whether the runner needs nothing of the listing, and a worker may start it before there is a test for it.
+    fn starts_ahead(&self) -> bool {
+        false
+    }
+
     /// How this worker runs the suite's tests. `prepared` is what the dispatcher's listing ended with.
     ///
     /// # Errors
@@ -166,7 +171,8 @@ pub trait TestProcess: Send {
 
 /// A runner with a warm process. The caller starts [`WarmSession::invocation`] with two pipes: requests, one line each,
 /// on the descriptor that `REGATTA_REQUEST_FD` names, and records, one line each, on `REGATTA_RECORD_FD`. One request is
-/// outstanding at a time.
+/// outstanding at a time. When requests end, the process takes down what tests shared, says [`WarmFact::TornDown`], and
+/// ends.
 pub trait WarmSession: Send {
     /// What to start.
     fn invocation(&self) -> Invocation;
@@ -216,4 +222,9 @@ pub enum WarmFact {
     },
     /// The whole request is done.
     RequestDone,
+    /// There are no more requests, and what tests shared is taken down.
+    TornDown {
+        /// What went wrong, in one line.
+        error: Option<String>,
+    },
 }

@@ -104,7 +104,10 @@ impl Warm {
                         assert_eq!(running.take().as_ref(), Some(&test));
                         finished.push((test, record));
                     }
-                    WarmFact::Ready | WarmFact::Collected { .. } | WarmFact::UnitFinished { .. } => {}
+                    WarmFact::Ready
+                    | WarmFact::Collected { .. }
+                    | WarmFact::UnitFinished { .. }
+                    | WarmFact::TornDown { .. } => {}
                 }
             }
             line.clear();

@@ -10,7 +10,7 @@ use regatta_model::{CancelReason, FaultKind, Judgement, RunRecord, Verdict};
 pub(crate) enum Exit {
     /// Every test passed (flaky ones in the end), or was skipped.
     Passed = 0,
-    /// A test failed, and everything could be judged.
+    /// A test failed, or what tests shared could not be taken down; and everything could be judged.
     Failed = 1,
     /// The command line or the configuration is wrong.
     Usage = 2,
@@ -47,7 +47,7 @@ impl Exit {
         let open = !stopped_on_purpose && !record.units_open.is_empty();
         if unjudged || open || !record.listing_faults.is_empty() || !record.finished {
             Self::Fault
-        } else if totals.failed > 0 {
+        } else if totals.failed > 0 || !record.teardowns_failed.is_empty() {
             Self::Failed
         } else if totals.tests == 0 {
             Self::NoTests

@@ -3,16 +3,16 @@
 mod recorder;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use regatta_celery::Broker;
-use regatta_celery::WorkerEnd;
+use regatta_celery::{Broker, BrokerUrl};
 use regatta_console::node_name;
 use regatta_dispatch::Input;
-use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord};
+use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord, TeardownFailed};
 use regatta_store::{JUNIT_FILE, RUN_FILE, RUNS_KEPT_MAX, RunFolder, State, Store};
-use regatta_worker::{Cancel, Fence, RunError, WorkerConfig};
+use regatta_worker::{Ahead, Cancel, Fence, RunError, Worked, WorkerConfig};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -91,31 +91,27 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     };
     let face = Face::new(args.format, color, args.verbose, &known);
     let recorder = RefCell::new(Recorder::new(&folder, face).map_err(|error| unwritable(&folder, &error))?);
-    let order = order(
-        &project,
-        &args,
-        id,
-        slots,
-        url.as_ref().map_or_else(|| "the embedded broker".to_owned(), ToString::to_string),
-        known,
-    );
+    let order = order(&project, &args, id, slots, url.as_ref(), known);
     let stops = Stops { quiet: CancellationToken::new(), kill: CancellationToken::new(), cancel, inputs };
     let worker = url.is_none().then(|| {
         let fence = Fence::new(TEST_TIMEOUT, base);
         start_worker(&broker, &project, &order, slots, fence, &stops)
     });
-    let record = drive(&broker, order, taken, &recorder, &stops, &mut signals).await;
-    stops.quiet.cancel();
+    let mut worker = OwnWorker(worker);
+    let record = drive(&broker, order, taken, &recorder, &stops, &mut signals, &mut worker).await;
     stops.cancel.kill();
     let record = match record {
         Ok(record) => record,
         Err(error) => {
+            stops.quiet.cancel();
             stops.kill.cancel();
-            end_worker(worker, &stops, &mut signals).await?;
+            // The first error is the one that counts.
+            let _ended = worker.end().await;
             return Err(error);
         }
     };
-    end_worker(worker, &stops, &mut signals).await?;
+    // It has ended already, unless it was killed.
+    worker.end().await?;
     while listers.join_next().await.is_some() {}
     broker.close().await;
     finish(&record, recorder.into_inner(), &folder, &state, &listing)
@@ -190,9 +186,10 @@ fn order(
     args: &RunArgs,
     run: RunId,
     slots: usize,
-    broker: String,
+    url: Option<&BrokerUrl>,
     known: Knowledge,
 ) -> RunOrder {
+    let broker = url.map_or_else(|| "the embedded broker".to_owned(), ToString::to_string);
     let config = &project.config;
     let policy = Policy {
         retries: args.retries.or(config.retries).unwrap_or(0),
@@ -213,10 +210,11 @@ fn order(
         slots_hint: slots,
         known,
         nobody_after_ms: ms(config.give_up_after.unwrap_or(GIVE_UP_AFTER)),
+        own_worker: url.is_none(),
     }
 }
 
-type WorkerTask = JoinHandle<Result<WorkerEnd, RunError>>;
+type WorkerTask = JoinHandle<Result<Worked, RunError>>;
 
 fn start_worker(
     broker: &Broker,
@@ -236,13 +234,33 @@ fn start_worker(
         tree: project.tree.clone(),
         adapters: project.suites.iter().map(|suite| Arc::clone(&suite.adapter)).collect(),
         slots,
+        // The other cores list.
+        ahead: Some(Ahead { run: order.run.clone(), slots: (cores() / 2).clamp(1, slots.max(1)) }),
         fence,
     };
     let (broker, quiet, kill) = (broker.clone(), stops.quiet.clone(), stops.kill.clone());
     tokio::spawn(async move { Box::pin(regatta_worker::run(&broker, config, quiet, kill)).await })
 }
 
-/// The dispatcher's run, with the clock that flushes and draws, and the user's signals.
+/// The worker of this process; none once it has ended, or where a fleet works.
+struct OwnWorker(Option<WorkerTask>);
+
+impl OwnWorker {
+    /// Waits for its end. What went wrong as it took down what tests shared is no error of the worker's.
+    async fn end(&mut self) -> Result<Vec<TeardownFailed>, CliError> {
+        let Some(worker) = &mut self.0 else { return Ok(Vec::new()) };
+        let ended = worker.await;
+        self.0 = None;
+        let early = "the worker in this process ended early";
+        match ended {
+            Ok(Ok(worked)) => Ok(worked.teardowns_failed),
+            Ok(Err(error)) => Err(CliError::from_error(Exit::Fault, early, &error)),
+            Err(error) => Err(CliError::from_error(Exit::Fault, early, &error)),
+        }
+    }
+}
+
+/// The dispatcher's run, with the worker of this process, the clock that flushes and draws, and the user's signals.
 async fn drive(
     broker: &Broker,
     order: RunOrder,
@@ -250,14 +268,16 @@ async fn drive(
     recorder: &RefCell<Recorder>,
     stops: &Stops,
     signals: &mut Signals,
+    worker: &mut OwnWorker,
 ) -> Result<RunRecord, CliError> {
     let mut sink = |fact: &regatta_model::Stamped| recorder.borrow_mut().on(fact);
-    let mut run = std::pin::pin!(regatta_dispatch::run(broker, order, taken, &mut sink));
+    let release = stops.quiet.clone();
+    let mut run = std::pin::pin!(regatta_dispatch::run(broker, order, taken, &mut sink, release));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stopped = 0;
-    // What the user asked for and the dispatcher has not taken in yet.
-    let mut asked = None;
+    // What the dispatcher has not taken in yet.
+    let mut asked = VecDeque::new();
     loop {
         let signal = tokio::select! {
             done = &mut run => {
@@ -269,46 +289,26 @@ async fn drive(
                 ticked.map_err(|error| CliError::from_error(Exit::Fault, unwritten, &error))?;
                 false
             }
+            released = worker.end(), if worker.0.is_some() => {
+                asked.push_back(Input::Released { failed: released? });
+                false
+            }
             () = signals.next() => true,
         };
         if signal {
             stopped += 1;
             stops.cancel.kill();
-            asked = Some(if stopped == 1 { Input::Interrupt } else { Input::Kill });
+            asked.push_back(if stopped == 1 { Input::Interrupt } else { Input::Kill });
             if stopped > 1 {
                 stops.kill.cancel();
             }
         }
-        if let Some(input) = asked.take() {
-            // A full channel is tried again at the next tick.
-            asked = match stops.inputs.try_send(input) {
-                Err(mpsc::error::TrySendError::Full(input)) => Some(input),
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
-            };
-        }
-    }
-}
-
-/// Waits for the worker of this process; what it still runs is killed at the next signal.
-async fn end_worker(
-    worker: Option<WorkerTask>,
-    stops: &Stops,
-    signals: &mut Signals,
-) -> Result<(), CliError> {
-    let Some(mut worker) = worker else { return Ok(()) };
-    let end = loop {
-        tokio::select! {
-            end = &mut worker => break end,
-            () = signals.next() => stops.kill.cancel(),
-        }
-    };
-    match end {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => {
-            Err(CliError::from_error(Exit::Fault, "the worker in this process ended early", &error))
-        }
-        Err(error) => {
-            Err(CliError::from_error(Exit::Fault, "the worker in this process ended early", &error))
+        while let Some(input) = asked.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(input)) = stops.inputs.try_send(input) {
+                // It is tried again at the next tick.
+                asked.push_front(input);
+                break;
+            }
         }
     }
 }

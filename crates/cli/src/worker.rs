@@ -30,6 +30,7 @@ pub(crate) async fn work(args: WorkerArgs) -> Result<Exit, CliError> {
     let name = node_name(&name);
     let broker = connect(&url, &args.broker, &name).await?;
     let config = WorkerConfig {
+        ahead: None,
         name: name.clone(),
         queues: args.queues,
         tree: project.tree.clone(),

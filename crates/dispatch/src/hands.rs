@@ -8,6 +8,7 @@ use futures::future::OptionFuture;
 use regatta_celery::transport::Broker;
 use regatta_model::{Command, Input, Run, RunEvent, RunOrder, RunRecord, Stamped, Time};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::DispatchError;
 use crate::broker::{self, Batches, Results, watch_link, watch_queues};
@@ -24,6 +25,7 @@ pub(crate) struct Hands<'a> {
     batches: Batches,
     results: Results,
     broker: Broker,
+    release: CancellationToken,
 }
 
 impl<'a> Hands<'a> {
@@ -31,10 +33,11 @@ impl<'a> Hands<'a> {
         broker: &Broker,
         order: RunOrder,
         sink: &'a mut dyn FnMut(&Stamped) -> io::Result<()>,
+        release: CancellationToken,
     ) -> Result<Self, DispatchError> {
         let (batches, results) = broker::open(broker, &order).await?;
         let (run, record) = (Run::new(order), RunRecord::default());
-        Ok(Self { clock: Clock::new(), run, record, sink, batches, results, broker: broker.clone() })
+        Ok(Self { clock: Clock::new(), run, record, sink, batches, results, broker: broker.clone(), release })
     }
 
     pub(crate) async fn work(
@@ -81,6 +84,7 @@ impl<'a> Hands<'a> {
                 Command::Record(event) => self.record_fact(now, event)?,
                 Command::Publish { batch, queue, order } => self.batches.publish(&batch, &queue, &order),
                 Command::Revoke { batch, terminate } => self.batches.revoke(batch, terminate),
+                Command::Release => self.release.cancel(),
                 Command::Finish => {}
             }
         }

@@ -13,6 +13,7 @@ use std::io;
 use regatta_celery::transport::Broker;
 use regatta_model::{RunOrder, RunRecord, Stamped};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 pub use regatta_model::Input;
 
@@ -37,7 +38,9 @@ impl DispatchError {
 ///
 /// `inputs` brings what is listed and what the user wants ([`Input::Listed`], [`Input::Prepared`],
 /// [`Input::ListingEnded`], [`Input::Interrupt`], [`Input::Kill`]); the rest comes from the broker and the clock.
-/// `sink` is called with every fact, in order, before its consequences are published.
+/// `sink` is called with every fact, in order, before its consequences are published. `release` fires when all tests are
+/// judged and the run's own worker may end; where the order says that there is one, the run ends after
+/// [`Input::Released`].
 ///
 /// # Errors
 /// When the ledger can't be written or the topology can't be declared. A broker that is lost later is waited for.
@@ -46,6 +49,7 @@ pub async fn run(
     order: RunOrder,
     inputs: mpsc::Receiver<Input>,
     sink: &mut dyn FnMut(&Stamped) -> io::Result<()>,
+    release: CancellationToken,
 ) -> Result<RunRecord, DispatchError> {
-    hands::Hands::new(broker, order, sink).await?.work(inputs).await
+    hands::Hands::new(broker, order, sink, release).await?.work(inputs).await
 }

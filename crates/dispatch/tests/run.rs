@@ -78,6 +78,7 @@ fn order(queue: &str) -> RunOrder {
         slots_hint: 2,
         known: Knowledge::default(),
         nobody_after_ms: 6_000,
+        own_worker: false,
     }
 }
 
@@ -93,7 +94,10 @@ async fn whole_run(broker: &Broker, order: RunOrder, tests: usize) -> (RunRecord
         Ok(())
     };
     let record =
-        tokio::time::timeout(DEADLINE, run(broker, order, inputs, &mut sink)).await.unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, run(broker, order, inputs, &mut sink, CancellationToken::new()))
+            .await
+            .unwrap()
+            .unwrap();
     (record, facts)
 }
 

@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BatchId, Fault, Item, Lease, Record, RunId, SuiteName, TestId, Time, Token, Unit, WorkerName};
+use crate::{
+    BatchId, Fault, Item, Lease, Output, Record, RunId, SuiteName, TestId, Time, Token, Unit, WorkerName,
+};
 
 /// The version of this stream's schema, in its first event.
 pub const EVENTS_SCHEMA: u32 = 1;
@@ -65,6 +67,20 @@ pub enum CancelReason {
     Interrupted,
     /// Nobody worked on a queue for longer than allowed.
     NobodyWorks,
+}
+
+/// What tests shared and what could not be taken down in good order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TeardownFailed {
+    /// Of which suite.
+    pub suite: SuiteName,
+    /// Where.
+    pub worker: WorkerName,
+    /// What went wrong, in one line.
+    pub message: String,
+    /// What was printed meanwhile.
+    #[serde(default)]
+    pub output: Output,
 }
 
 /// A fact about a run.
@@ -238,6 +254,9 @@ pub enum RunEvent {
         /// Why.
         reason: CancelReason,
     },
+    /// All tests have their results, and what they shared (fixtures of a whole session) could not be taken down in good
+    /// order.
+    TeardownFailed(TeardownFailed),
     /// The last event.
     RunFinished,
 }

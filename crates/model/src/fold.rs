@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::{
-    Attempt, CancelReason, Fault, Judgement, RunEvent, RunId, Stamped, Suite, TestId, Time, Unit, Verdict,
-    WorkerName,
+    Attempt, CancelReason, Fault, Judgement, RunEvent, RunId, Stamped, Suite, TeardownFailed, TestId, Time,
+    Unit, Verdict, WorkerName,
 };
 
 /// A test and all its attempts.
@@ -72,6 +72,8 @@ pub struct RunRecord {
     pub units_open: Vec<Unit>,
     /// Faults of whole suites.
     pub listing_faults: Vec<Fault>,
+    /// What could not be taken down in good order after the tests.
+    pub teardowns_failed: Vec<TeardownFailed>,
     /// Workers that were seen, in the order of their first batch.
     pub workers: Vec<WorkerName>,
     /// What happened to workers that were given up.
@@ -117,6 +119,7 @@ impl RunRecord {
             }
             RunEvent::LateResult { test, worker, .. } => self.late.push((test.clone(), worker.clone())),
             RunEvent::WorkerLost { reason, .. } => self.losses.push(reason.clone()),
+            RunEvent::TeardownFailed(failed) => self.teardowns_failed.push(failed.clone()),
             RunEvent::Cancelled { reason } => self.cancelled = Some(*reason),
             RunEvent::RunFinished => self.finished = true,
             RunEvent::BatchSent { .. }

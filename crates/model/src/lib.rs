@@ -15,7 +15,7 @@ mod run;
 mod wire;
 
 pub use attempt::{Attempt, Fault, FaultKind, Judgement, Outcome, Output, Phase, Record, Verdict};
-pub use event::{CancelReason, EVENTS_SCHEMA, Listed, Policy, RunEvent, Stamped, Suite};
+pub use event::{CancelReason, EVENTS_SCHEMA, Listed, Policy, RunEvent, Stamped, Suite, TeardownFailed};
 pub use fold::{RunRecord, TestRecord, Totals};
 pub use ids::{BatchId, Digest, Lease, RunId, SuiteName, TestId, Time, Token, Unit, WorkerName};
 pub use plan::{Lane, Plan, Work};

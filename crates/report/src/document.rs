@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use regatta_model::{
-    CancelReason, Fault, RunRecord, Suite, TestId, TestRecord, Time, Totals, Unit, Verdict, WorkerName,
+    CancelReason, Fault, RunRecord, Suite, TeardownFailed, TestId, TestRecord, Time, Totals, Unit, Verdict,
+    WorkerName,
 };
 use serde::Serialize;
 
@@ -30,6 +31,7 @@ struct Document<'a> {
     workers: &'a [WorkerName],
     workers_lost: &'a [String],
     listing_faults: &'a [Fault],
+    teardowns_failed: &'a [TeardownFailed],
     late: Vec<Late<'a>>,
     units_open: &'a [Unit],
     tests: Vec<Test<'a>>,
@@ -71,6 +73,7 @@ pub fn write_run(out: &mut dyn Write, record: &RunRecord, regatta: &str, exit_co
         workers: &record.workers,
         workers_lost: &record.losses,
         listing_faults: &record.listing_faults,
+        teardowns_failed: &record.teardowns_failed,
         late: record.late.iter().map(|(test, worker)| Late { test, worker }).collect(),
         units_open: &record.units_open,
         tests: record.tests.iter().map(|record| Test { verdict: record.verdict(), record }).collect(),

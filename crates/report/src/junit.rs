@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
-use regatta_model::{Attempt, FaultKind, Judgement, Outcome, RunRecord, TestRecord, Time, Verdict};
+use regatta_model::{
+    Attempt, FaultKind, Judgement, Outcome, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
+};
 
 /// Writes a run's record as JUnit.
 ///
@@ -27,6 +29,8 @@ pub fn write_junit(out: &mut dyn Write, record: &RunRecord) -> io::Result<()> {
         written.add_property(Property::new("adapter", suite.adapter.as_str()));
         let tests = record.tests.iter().filter(|test| test.test.suite == suite.name);
         written.add_test_cases(tests.map(test_case));
+        let failed = record.teardowns_failed.iter().filter(|failed| failed.suite == suite.name);
+        written.add_test_cases(failed.map(teardown_case));
         report.add_test_suite(written);
     }
     report.serialize(out).map_err(io::Error::other)
@@ -67,6 +71,18 @@ fn test_case(test: &TestRecord) -> TestCase {
         if let Some(worker) = &attempt.worker {
             case.add_property(Property::new("worker", worker.0.as_str()));
         }
+    }
+    case
+}
+
+/// What failed after all tests has no name of its own, and a tool that counts must not miss it.
+fn teardown_case(failed: &TeardownFailed) -> TestCase {
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_type("teardown_failed").set_message(failed.message.as_str());
+    let mut case = TestCase::new(format!("teardown on {}", failed.worker), status);
+    case.set_classname(failed.suite.0.as_str());
+    if !failed.output.text.is_empty() {
+        case.set_system_out(failed.output.text.as_str());
     }
     case
 }

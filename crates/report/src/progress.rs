@@ -149,6 +149,12 @@ impl Progress {
                 span(Duration::from_millis(*for_ms))
             )),
             RunEvent::SomebodyWorks { queue } => odd(format!("somebody works on queue {queue} now")),
+            RunEvent::TeardownFailed(failed) => odd(format!(
+                "what tests of {} shared could not be taken down on {}: {}",
+                failed.suite,
+                failed.worker,
+                clean(&failed.message, false)
+            )),
             RunEvent::Cancelled { reason } => {
                 odd(format!("no more tests are handed out: {}", cancel_words(*reason)))
             }

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use regatta_model::{Attempt, FaultKind, Judgement, RunRecord, TestRecord, Time, Verdict};
+use regatta_model::{Attempt, FaultKind, Judgement, RunRecord, TeardownFailed, TestRecord, Time, Verdict};
 
 use crate::progress::{cancel_words, outcome_word};
 use crate::style::{Paint, Style};
@@ -84,16 +84,27 @@ impl<'a> Summary<'a> {
 
     fn failures(&mut self) {
         let failed = self.of(Verdict::Failed);
-        if failed.is_empty() {
+        if failed.is_empty() && self.record.teardowns_failed.is_empty() {
             return;
         }
         self.heading("Failures");
+        for failed in &self.record.teardowns_failed {
+            self.teardown(failed);
+        }
         for test in failed.iter().take(DETAILED_MAX) {
             for attempt in &test.attempts {
                 self.attempt(test, attempt);
             }
         }
         self.more(DETAILED_MAX, failed.len());
+    }
+
+    /// What no test can be blamed for.
+    fn teardown(&mut self, failed: &TeardownFailed) {
+        let head = self.paint(Paint::Bad, &format!("{:>10}", "TEARDOWN"));
+        self.line(&format!("{head} what tests of {} shared, on {}", failed.suite, failed.worker));
+        self.message(&failed.message);
+        self.output(&failed.output.text);
     }
 
     fn flaky(&mut self) {
@@ -257,7 +268,7 @@ impl<'a> Summary<'a> {
         let totals = self.record.totals();
         let took = span(self.record.updated.since(self.record.started));
         self.out.push('\n');
-        let bad = totals.failed > 0;
+        let bad = totals.failed > 0 || !self.record.teardowns_failed.is_empty();
         let fault = totals.unjudged + totals.pending > 0 || !self.record.listing_faults.is_empty();
         let (paint, word) = match (bad, fault) {
             _ if totals.tests == 0 && !fault => (Paint::Odd, "No tests"),
@@ -283,7 +294,7 @@ impl<'a> Summary<'a> {
         if let Some(reason) = self.record.cancelled {
             self.line(&format!("Stopped early: {}.", cancel_words(reason)));
         }
-        if bad || totals.unjudged > 0 {
+        if totals.failed + totals.unjudged > 0 {
             self.line("Run only these again: regatta run --failed");
         }
         let folder = format!("Record: {}", self.options.folder);

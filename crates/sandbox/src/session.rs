@@ -38,8 +38,6 @@ pub enum Why {
     TimedOut,
     /// It was cancelled: SIGKILL.
     Cancelled,
-    /// It is no longer needed: no more requests, the grace to end by itself, SIGKILL.
-    Done,
 }
 
 /// A warm process. Dropping it kills all of it.
@@ -96,6 +94,12 @@ impl Session {
         self.write();
     }
 
+    /// Tells it that there are no more requests, so that it ends by itself.
+    pub fn no_more_requests(&mut self) {
+        self.request = None;
+        self.outbox.clear();
+    }
+
     /// Waits for what happens next.
     pub fn wait(&mut self, cancel: &Cancel, deadline: Option<Instant>) -> Event {
         loop {
@@ -138,16 +142,12 @@ impl Session {
     }
 
     /// Ends it, and says how it ended and what it printed since [`Session::forget_output`].
-    pub fn end(mut self, why: Why) -> Finished {
+    pub fn end(self, why: Why) -> Finished {
         let deadline = Instant::now() + self.process.grace();
         match why {
             Why::TimedOut => self.process.end(End::TimedOut, true, None),
             Why::Cancelled => self.process.end(End::Cancelled, false, None),
             Why::Ended => self.settle(deadline),
-            Why::Done => {
-                self.request = None;
-                self.settle(deadline)
-            }
         }
     }
 

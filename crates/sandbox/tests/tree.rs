@@ -248,9 +248,7 @@ fn a_session_answers_line_by_line() {
 #[test]
 fn a_session_has_a_deadline_that_moves_and_ends_in_every_way() {
     let _alone = alone();
-    for (why, end) in
-        [(Why::TimedOut, End::TimedOut), (Why::Cancelled, End::Cancelled), (Why::Done, End::Cancelled)]
-    {
+    for (why, end) in [(Why::TimedOut, End::TimedOut), (Why::Cancelled, End::Cancelled)] {
         let mut trace = Trace::new();
         let cancel = cancel();
         let mut session = Session::start(&trace.script(PEER), &tight(0)).unwrap();
@@ -267,7 +265,9 @@ fn a_session_has_a_deadline_that_moves_and_ends_in_every_way() {
     let mut session = Session::start(&trace.script(PEER), &fence()).unwrap();
     session.send(b"one");
     session.wait(&cancel(), deadline());
-    assert_eq!(session.end(Why::Done).end, End::Code(0), "no more requests: it ends by itself");
+    session.no_more_requests();
+    assert_eq!(session.wait(&cancel(), deadline()), Event::Ended, "it ends by itself");
+    assert_eq!(session.end(Why::Ended).end, End::Code(0));
     let mut session = Session::start(&trace.script(PEER), &fence()).unwrap();
     session.send(b"one\nhang");
     session.wait(&cancel(), deadline());

@@ -85,7 +85,7 @@ impl Asking {
     /// nothing.
     pub(crate) fn heard(&mut self, fact: WarmFact) -> Vec<Fact> {
         match fact {
-            WarmFact::Ready | WarmFact::RequestDone => Vec::new(),
+            WarmFact::Ready | WarmFact::RequestDone | WarmFact::TornDown { .. } => Vec::new(),
             WarmFact::Collected { unit, tests } => self.collected(unit, tests).into_iter().collect(),
             WarmFact::Started { test } => {
                 let Some(&token) = self.tokens.get(&test) else { return Vec::new() };

@@ -10,17 +10,17 @@ use regatta_adapters::Adapter;
 use regatta_celery::{App, Context, TaskError};
 use regatta_model::{
     BatchEnd, BatchOrder, BatchReport, Fault, Lease as LeaseNumber, PROTOCOL, Progress, SuiteName, TASK_NAME,
-    WorkerName,
+    TeardownFailed, WorkerName,
 };
 use regatta_sandbox::Cancel;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::WorkerConfig;
 use crate::gate::Gate;
 use crate::lease::{Command, Input, Lease};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
+use crate::run::{Ahead, WorkerConfig};
 use crate::slot::{Ground, Job, cannot_run, chain};
 
 /// The Celery state under which a worker tells what happens in a batch.
@@ -56,9 +56,19 @@ impl BatchTask {
     /// # Errors
     /// When the system has no thread left.
     pub fn start(config: &WorkerConfig) -> std::io::Result<Self> {
-        let ground =
-            Ground { tree: config.tree.clone(), fence: config.fence.clone(), gate: Gate::of_cores() };
+        let ground = Ground {
+            tree: config.tree.clone(),
+            fence: config.fence.clone(),
+            gate: Gate::of_cores(),
+            worker: WorkerName(config.name.clone()),
+            kill: Cancel::new().map_err(std::io::Error::other)?,
+        };
         let pool = Pool::start(config.slots, &ground)?;
+        if let Some(Ahead { run, slots }) = &config.ahead {
+            for adapter in config.adapters.iter().filter(|adapter| adapter.starts_ahead()) {
+                (0..*slots).for_each(|_| pool.start_ahead(run, adapter));
+            }
+        }
         let adapters = config.adapters.iter().map(|adapter| (adapter.suite().name, Arc::clone(adapter)));
         Ok(Self { inner: Arc::new(Inner { pool, adapters: adapters.collect() }) })
     }
@@ -73,10 +83,16 @@ impl BatchTask {
         })
     }
 
-    /// Ends the slots and every process that they keep. Blocks until all of them are gone; batches in hand must have
-    /// been dropped before.
-    pub fn close(&self) {
-        self.inner.pool.join();
+    /// Ends the slots, and in good order every process that they keep; gives what went wrong. Blocks until all of them
+    /// are gone; batches in hand must have been dropped before.
+    #[must_use]
+    pub fn close(&self) -> Vec<TeardownFailed> {
+        self.inner.pool.join()
+    }
+
+    /// Ends every process that the slots keep at once, also while [`BatchTask::close`] waits for them.
+    pub fn kill(&self) {
+        self.inner.pool.kill();
     }
 
     async fn run(&self, context: Context, order: &RawValue) -> Result<BatchReport, TaskError> {

@@ -30,6 +30,13 @@ impl Gate {
         Arc::new(Self { room: Mutex::new(room), changed: Condvar::new() })
     }
 
+    /// Comes in if there is room.
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Pass> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        *room = room.checked_sub(1)?;
+        Some(Pass { gate: Arc::clone(self) })
+    }
+
     /// Waits for room; none when the wait is `over` before.
     pub(crate) fn enter(self: &Arc<Self>, over: impl Fn() -> bool) -> Option<Pass> {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);

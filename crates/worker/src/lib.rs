@@ -21,4 +21,4 @@ mod warm;
 pub use batch::{BatchTask, PROGRESS};
 pub use execute::execute;
 pub use regatta_sandbox::{BaseEnv, Cancel, Fence, SandboxError};
-pub use run::{RunError, WorkerConfig, run};
+pub use run::{Ahead, RunError, Worked, WorkerConfig, run};

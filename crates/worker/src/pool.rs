@@ -1,11 +1,13 @@
 //! The worker's slots: who is free, and who knows the suite already.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use regatta_model::BatchEnd;
+use regatta_adapters::Adapter;
+use regatta_model::{BatchEnd, RunId, TeardownFailed};
+use regatta_sandbox::Cancel;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::slot::{Ground, Job, RUNNERS_MAX, RunnerKey, Slot, cannot_run};
@@ -13,7 +15,8 @@ use crate::slot::{Ground, Job, RUNNERS_MAX, RunnerKey, Slot, cannot_run};
 /// Slots on threads of their own. They end when the pool is dropped.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<Vec<TeardownFailed>>>>,
+    kill: Cancel,
 }
 
 struct Shared {
@@ -30,10 +33,17 @@ struct Handle {
     knows: Vec<RunnerKey>,
 }
 
+/// What a slot is to do. It puts its handle back when it can do something else.
 struct Task {
-    job: Job,
     handle: Handle,
-    done: oneshot::Sender<BatchEnd>,
+    kind: TaskKind,
+}
+
+enum TaskKind {
+    /// Run a batch.
+    Batch { job: Job, done: oneshot::Sender<BatchEnd> },
+    /// Start a suite's process, so that it is warm when a batch comes.
+    Ahead { run: RunId, adapter: Arc<dyn Adapter> },
 }
 
 impl Pool {
@@ -43,7 +53,7 @@ impl Pool {
     /// When the system has no thread left.
     pub(crate) fn start(slots: usize, ground: &Ground) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { free: Semaphore::new(0), idle: Mutex::new(Some(Vec::new())) });
-        let pool = Self { shared, threads: Mutex::default() };
+        let pool = Self { shared, threads: Mutex::default(), kill: ground.kill.clone() };
         for number in 1..=slots {
             let (jobs, received) = sync_channel(1);
             let (shared, ground) = (Arc::clone(&pool.shared), ground.clone());
@@ -65,45 +75,72 @@ impl Pool {
             permit.forget();
         }
         let Some(handle) = self.shared.take(&RunnerKey::of(&job.order)) else { return BatchEnd::Cancelled };
-        let jobs = handle.jobs.clone();
-        // An idle slot's channel is empty, and its thread waits on it. If the thread should be gone, so is `done`.
-        let _ = jobs.send(Task { job, handle, done });
+        handle.give(TaskKind::Batch { job, done });
         // Without an answer the pool was closed, and the batch never began.
         end.await.unwrap_or(BatchEnd::Cancelled)
     }
 
-    /// Ends the threads and waits for them, and with them for the end of every process that they keep. What they run
-    /// must be cancelled before, or else is waited for.
-    pub(crate) fn join(&self) {
-        self.shared.close();
-        let threads = std::mem::take(&mut *self.threads());
-        for thread in threads {
-            // A panic of theirs was reported when it happened.
-            let _ = thread.join();
+    /// Lets an idle slot start a suite's process; none when all are at work.
+    pub(crate) fn start_ahead(&self, run: &RunId, adapter: &Arc<dyn Adapter>) {
+        let Ok(permit) = self.shared.free.try_acquire() else { return };
+        permit.forget();
+        if let Some(handle) = self.shared.take_new(&RunnerKey::ahead(run, adapter.as_ref())) {
+            handle.give(TaskKind::Ahead { run: run.clone(), adapter: Arc::clone(adapter) });
         }
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+    /// Ends the threads and waits for them, and with them for the end in good order of every process that they keep. What
+    /// they run must be cancelled before, or else is waited for. Gives what went wrong.
+    pub(crate) fn join(&self) -> Vec<TeardownFailed> {
+        self.shared.close();
+        let threads = std::mem::take(&mut *self.threads());
+        // A panic of theirs was reported when it happened.
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    }
+
+    /// Ends every process at once.
+    pub(crate) fn kill(&self) {
+        self.kill.kill();
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<Vec<TeardownFailed>>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        self.kill();
         self.shared.close();
+    }
+}
+
+impl Handle {
+    fn give(self, kind: TaskKind) {
+        let jobs = self.jobs.clone();
+        // An idle slot's channel is empty, and its thread waits on it. If the thread should be gone, so is whoever would
+        // be told of the end.
+        let _ = jobs.send(Task { handle: self, kind });
     }
 }
 
 impl Shared {
     /// Takes out an idle slot that knows the suite, or else the one that knows the fewest.
     fn take(&self, key: &RunnerKey) -> Option<Handle> {
+        self.take_by(key, |handle| (!handle.knows.contains(key), handle.knows.len()))
+    }
+
+    /// Takes out the idle slot that knows the fewest suites, and this one last.
+    fn take_new(&self, key: &RunnerKey) -> Option<Handle> {
+        self.take_by(key, |handle| (handle.knows.contains(key), handle.knows.len()))
+    }
+
+    /// Takes out the idle slot of the lowest rank, and notes that it knows the suite.
+    fn take_by(&self, key: &RunnerKey, rank: impl Fn(&Handle) -> (bool, usize)) -> Option<Handle> {
         let mut idle = self.idle();
         let idle = idle.as_mut()?;
-        let knowing = idle.iter().position(|handle| handle.knows.contains(key));
-        let at = knowing.or_else(|| {
-            let least = idle.iter().enumerate().min_by_key(|(_, handle)| handle.knows.len());
-            least.map(|(at, _)| at)
-        })?;
+        let best = idle.iter().enumerate().min_by_key(|(_, handle)| rank(handle));
+        let at = best.map(|(at, _)| at)?;
         let mut handle = idle.swap_remove(at);
         handle.knows.retain(|known| known != key);
         if handle.knows.len() >= RUNNERS_MAX {
@@ -133,8 +170,32 @@ impl Shared {
 }
 
 /// A slot's life.
-fn work(mut slot: Slot, jobs: &Receiver<Task>, shared: &Shared) {
-    while let Ok(Task { job, handle, done }) = jobs.recv() {
+fn work(mut slot: Slot, jobs: &Receiver<Task>, shared: &Shared) -> Vec<TeardownFailed> {
+    loop {
+        let next = match slot.patience() {
+            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(patience) => jobs.recv_timeout(patience),
+        };
+        let Task { handle, kind } = match next {
+            Ok(task) => task,
+            Err(RecvTimeoutError::Timeout) => {
+                slot.let_go();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return slot.end(),
+        };
+        let (job, done) = match kind {
+            TaskKind::Batch { job, done } => (job, done),
+            TaskKind::Ahead { run, adapter } => {
+                if catch_unwind(AssertUnwindSafe(|| slot.start_ahead(&run, adapter.as_ref()))).is_err() {
+                    slot.forget();
+                }
+                if shared.put_back(handle) {
+                    continue;
+                }
+                return slot.end();
+            }
+        };
         // A panic in an adapter costs the batch, and what it left half-done, but not the slot.
         let end = catch_unwind(AssertUnwindSafe(|| slot.run(&job))).unwrap_or_else(|_| {
             slot.forget();
@@ -147,7 +208,7 @@ fn work(mut slot: Slot, jobs: &Receiver<Task>, shared: &Shared) {
         // Nobody waits any more where the batch was dropped.
         let _ = done.send(end);
         if !goes_on {
-            return;
+            return slot.end();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use regatta_adapters::Adapter;
 use regatta_celery::transport::{Broker, Exchange, Queue, Topology, TransportError};
 use regatta_celery::{App, Prefetch, ResultRoute, WorkerEnd, WorkerError, WorkerOptions};
-use regatta_model::RESULTS_EXCHANGE;
+use regatta_model::{RESULTS_EXCHANGE, RunId, TeardownFailed};
 use regatta_sandbox::Fence;
 use tokio_util::sync::CancellationToken;
 
@@ -25,9 +25,30 @@ pub struct WorkerConfig {
     pub adapters: Vec<Arc<dyn Adapter>>,
     /// How many batches it runs at a time, at least 1.
     pub slots: usize,
+    /// What to start before there is a test for it. A run's own worker does so while the suite is listed; a worker of a
+    /// fleet may never get a test of a suite that it knows.
+    pub ahead: Option<Ahead>,
     /// The limits of every process, and the environment that it starts with. The time-out is of no account: it comes
     /// with each batch.
     pub fence: Fence,
+}
+
+/// Slots that start warm processes at once.
+#[derive(Debug, Clone)]
+pub struct Ahead {
+    /// For which run.
+    pub run: RunId,
+    /// How many of each suite.
+    pub slots: usize,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worked {
+    /// Why.
+    pub end: WorkerEnd,
+    /// What its tests shared and what could not be taken down in good order.
+    pub teardowns_failed: Vec<TeardownFailed>,
 }
 
 /// Why a worker could not start or go on.
@@ -54,7 +75,8 @@ pub enum RunError {
 const NO_USER: &str = "local";
 
 /// Works on batches until `quiet` (finish what is in hand) or `kill` (end all processes now) fires, or remote control
-/// asks for the shutdown. When it returns, no process of a test is left. Dropping the future kills too, but doesn't
+/// asks for the shutdown. What tests shared is taken down then, unless `kill` fires; when it returns, no process of a test
+/// is left. Dropping the future kills too, but doesn't
 /// wait for that.
 ///
 /// # Errors
@@ -64,7 +86,7 @@ pub async fn run(
     config: WorkerConfig,
     quiet: CancellationToken,
     kill: CancellationToken,
-) -> Result<WorkerEnd, RunError> {
+) -> Result<Worked, RunError> {
     for queue in &config.queues {
         let ready = make_ready(broker, queue).await;
         ready.map_err(|source| RunError::Queue { queue: queue.clone(), source })?;
@@ -78,13 +100,25 @@ pub async fn run(
         results: ResultRoute::Exchange { exchange: RESULTS_EXCHANGE.to_owned(), key_prefix },
         ..WorkerOptions::new(config.name, config.queues).slots(config.slots)
     };
-    let end = app.worker(broker, options).run(quiet, kill).await;
+    let end = app.worker(broker, options).run(quiet, kill.clone()).await;
     // Whatever ended the worker, its batches are dropped now, and their processes are dying.
-    let closed = tokio::task::spawn_blocking(move || batches.close()).await;
-    if let Err(error) = closed {
-        tracing::error!(%error, "the slots could not be ended");
+    if !matches!(end, Ok(WorkerEnd::Quiet | WorkerEnd::Asked)) {
+        batches.kill();
     }
-    Ok(end?)
+    let closing = batches.clone();
+    let mut closed = tokio::task::spawn_blocking(move || closing.close());
+    let closed = tokio::select! {
+        closed = &mut closed => closed,
+        () = kill.cancelled() => {
+            batches.kill();
+            closed.await
+        }
+    };
+    let teardowns_failed = closed.unwrap_or_else(|error| {
+        tracing::error!(%error, "the slots could not be ended");
+        Vec::new()
+    });
+    Ok(Worked { end: end?, teardowns_failed })
 }
 
 /// Sees to a queue and the exchange of results. A worker of a fleet may declare neither: the set-up did. Where nothing

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use regatta_adapters::{Adapter, AdapterError, Ended, Exit, Runner, TestProcess};
 use regatta_model::{
-    BatchEnd, BatchOrder, Digest, Fact, Fault, FaultKind, Item, OrderItem, Outcome, Record, SuiteName, Token,
+    BatchEnd, BatchOrder, Digest, Fact, Fault, FaultKind, Item, OrderItem, Outcome, Record, RunId, SuiteName,
+    TeardownFailed, Token, WorkerName,
 };
 use regatta_sandbox::{Cancel, Fence, SandboxError};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,13 @@ use crate::warm::Warm;
 
 /// How many suites a slot keeps runners of, the last used ones. A warm process takes memory while it waits.
 pub(crate) const RUNNERS_MAX: usize = 4;
+
+/// How long a process waits for its next batch before it is ended. A run's end is not told to a fleet's workers; what
+/// its tests shared must go nevertheless.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How many failed teardowns a slot remembers.
+const FAILED_MAX: usize = 64;
 
 /// The longest limit of a test, whatever an order says: a week.
 const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -35,6 +43,10 @@ pub(crate) struct Ground {
     pub(crate) fence: Fence,
     /// Where its slots' processes start.
     pub(crate) gate: Arc<Gate>,
+    /// Whose slots they are.
+    pub(crate) worker: WorkerName,
+    /// Fires when nothing is to end in good order any more.
+    pub(crate) kill: Cancel,
 }
 
 /// A batch for a slot.
@@ -50,13 +62,20 @@ pub(crate) struct Job {
 /// What tells one runner from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunnerKey {
+    /// A process that was started for one run has imported what the tree was then.
+    pub(crate) run: RunId,
     pub(crate) suite: SuiteName,
     pub(crate) prepared: Option<Digest>,
 }
 
 impl RunnerKey {
     pub(crate) fn of(order: &BatchOrder) -> Self {
-        Self { suite: order.suite.clone(), prepared: order.prepared.clone() }
+        Self { run: order.run.clone(), suite: order.suite.clone(), prepared: order.prepared.clone() }
+    }
+
+    /// Of a runner that starts before its suite is listed.
+    pub(crate) fn ahead(run: &RunId, adapter: &dyn Adapter) -> Self {
+        Self { run: run.clone(), suite: adapter.suite().name, prepared: None }
     }
 }
 
@@ -66,11 +85,20 @@ enum Hand {
     Warm(Box<Warm>),
 }
 
+/// A hand that waits for its next batch.
+struct Kept {
+    key: RunnerKey,
+    hand: Hand,
+    since: Instant,
+}
+
 /// A slot's state between batches.
 pub(crate) struct Slot {
     ground: Ground,
     /// The last used one is last.
-    hands: Vec<(RunnerKey, Hand)>,
+    kept: Vec<Kept>,
+    /// What could not be taken down in good order, so far.
+    failed: Vec<TeardownFailed>,
 }
 
 /// How facts leave, and whether anybody still wants them.
@@ -97,13 +125,57 @@ impl Sink<'_> {
 
 impl Slot {
     pub(crate) fn new(ground: Ground) -> Self {
-        Self { ground, hands: Vec::new() }
+        Self { ground, kept: Vec::new(), failed: Vec::new() }
+    }
+
+    /// How long it may wait for a batch before [`Slot::let_go`] has something to do; none for as long as it likes.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        let oldest = self.kept.iter().map(|kept| kept.since).min()?;
+        Some((oldest + IDLE_MAX).saturating_duration_since(Instant::now()))
+    }
+
+    /// Ends the processes that have waited too long.
+    pub(crate) fn let_go(&mut self) {
+        let now = Instant::now();
+        let (idle, kept) =
+            std::mem::take(&mut self.kept).into_iter().partition(|kept| kept.since + IDLE_MAX <= now);
+        self.kept = kept;
+        self.finish(idle);
+    }
+
+    /// Ends all processes in good order. Gives what went wrong then, and before.
+    pub(crate) fn end(mut self) -> Vec<TeardownFailed> {
+        let all = std::mem::take(&mut self.kept);
+        self.finish(all);
+        self.failed
+    }
+
+    fn finish(&mut self, hands: Vec<Kept>) {
+        for Kept { key, hand, .. } in hands {
+            let Hand::Warm(mut warm) = hand else { continue };
+            let Some((message, output)) = warm.finish(&self.ground.kill) else { continue };
+            let (suite, worker) = (key.suite, self.ground.worker.clone());
+            tracing::error!(%worker, %suite, run = %key.run, message, "what tests shared could not be taken down");
+            if self.failed.len() < FAILED_MAX {
+                self.failed.push(TeardownFailed { suite, worker, message, output });
+            }
+        }
+    }
+
+    /// Starts a suite's warm process before there is a batch for it. What goes wrong is said by the first batch.
+    pub(crate) fn start_ahead(&mut self, run: &RunId, adapter: &dyn Adapter) {
+        let key = RunnerKey::ahead(run, adapter);
+        let Ok(mut hand) = self.hand(&key, adapter) else { return };
+        if let Hand::Warm(warm) = &mut hand {
+            warm.start_ahead(&self.ground.fence);
+        }
+        self.keep(key, hand);
     }
 
     /// Runs a batch to its end.
     pub(crate) fn run(&mut self, job: &Job) -> BatchEnd {
         let key = RunnerKey::of(&job.order);
-        let mut hand = match self.hand(&key, job) {
+        let mut hand = match self.hand(&key, job.adapter.as_ref()) {
             Ok(hand) => hand,
             Err(error) => return BatchEnd::Faulted(cannot_run(error.to_string())),
         };
@@ -114,24 +186,29 @@ impl Slot {
             Hand::Each(runner) => run_each(runner.as_ref(), &job.order.items, &fence, &sink),
             Hand::Warm(warm) => warm.run(&job.order.items, &fence, &sink),
         };
-        self.hands.push((key, hand));
+        self.keep(key, hand);
         if job.cancel.is_killed() { BatchEnd::Cancelled } else { end }
     }
 
     /// Drops all runners and ends their processes.
     pub(crate) fn forget(&mut self) {
-        self.hands.clear();
+        self.kept.clear();
+    }
+
+    fn keep(&mut self, key: RunnerKey, hand: Hand) {
+        self.kept.push(Kept { key, hand, since: Instant::now() });
     }
 
     /// Takes the runner for a batch out of those that are kept, or makes it.
-    fn hand(&mut self, key: &RunnerKey, job: &Job) -> Result<Hand, AdapterError> {
-        if let Some(at) = self.hands.iter().position(|(kept, _)| kept == key) {
-            return Ok(self.hands.remove(at).1);
+    fn hand(&mut self, key: &RunnerKey, adapter: &dyn Adapter) -> Result<Hand, AdapterError> {
+        if let Some(at) = self.kept.iter().position(|kept| kept.key == *key) {
+            return Ok(self.kept.remove(at).hand);
         }
-        if self.hands.len() >= RUNNERS_MAX {
-            self.hands.remove(0);
+        if self.kept.len() >= RUNNERS_MAX {
+            let oldest = self.kept.remove(0);
+            self.finish(vec![oldest]);
         }
-        Ok(match job.adapter.runner(&self.ground.tree, key.prepared.as_ref())? {
+        Ok(match adapter.runner(&self.ground.tree, key.prepared.as_ref())? {
             Runner::Each(runner) => Hand::Each(runner),
             Runner::Warm(session) => Hand::Warm(Box::new(Warm::new(session, Arc::clone(&self.ground.gate)))),
         })

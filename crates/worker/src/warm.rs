@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use regatta_adapters::{Ended, WarmFact, WarmSession};
-use regatta_model::{BatchEnd, Item, OrderItem};
-use regatta_sandbox::{Event, Fence, SandboxError, Session, Why};
+use regatta_adapters::{Ended, Exit, WarmFact, WarmSession};
+use regatta_model::{BatchEnd, Item, OrderItem, Output};
+use regatta_sandbox::{Cancel, Event, Fence, SandboxError, Session, Why};
 
 use crate::asking::Asking;
 use crate::execute::{command, ended};
@@ -21,8 +21,13 @@ pub(crate) struct Warm {
     warm: Box<dyn WarmSession>,
     /// Not before `session`: it is told by it how to read.
     session: Option<Session>,
+    /// Held while the process is one that was started ahead and that no batch has met yet.
+    ahead: Option<Pass>,
     gate: Arc<Gate>,
 }
+
+/// How long a process may take to take down what its tests shared, and to end.
+const TEARDOWN_MAX: Duration = Duration::from_secs(60);
 
 /// Whether there is a process that waits for a request.
 enum Had {
@@ -54,7 +59,62 @@ enum Parted {
 
 impl Warm {
     pub(crate) fn new(warm: Box<dyn WarmSession>, gate: Arc<Gate>) -> Self {
-        Self { warm, session: None, gate }
+        Self { warm, session: None, ahead: None, gate }
+    }
+
+    /// Starts the process before there is a batch, unless too many are starting.
+    pub(crate) fn start_ahead(&mut self, fence: &Fence) {
+        if self.session.is_some() {
+            return;
+        }
+        let Some(pass) = self.gate.try_enter() else { return };
+        match Session::start(&command(&self.warm.invocation()), fence) {
+            Ok(session) => (self.session, self.ahead) = (Some(session), Some(pass)),
+            // The first batch tries again, and says what it meets.
+            Err(error) => tracing::debug!(%error, "a process could not be started ahead"),
+        }
+    }
+
+    /// Ends the process in good order, unless `cancel` fires. Gives what went wrong, as a message and what was printed.
+    pub(crate) fn finish(&mut self, cancel: &Cancel) -> Option<(String, Output)> {
+        // One that no batch has met has nothing to take down.
+        let unused = self.ahead.take().is_some();
+        let mut session = self.session.take().filter(|_| !unused)?;
+        session.forget_output();
+        session.no_more_requests();
+        let deadline = Instant::now() + TEARDOWN_MAX;
+        let mut said = None;
+        let why = loop {
+            match session.wait(cancel, Some(deadline)) {
+                Event::Line(line) => match self.warm.record(&line) {
+                    Ok(facts) => {
+                        let torn_down = facts.into_iter().find_map(|fact| match fact {
+                            WarmFact::TornDown { error } => Some(error),
+                            _ => None,
+                        });
+                        said = torn_down.or(said);
+                    }
+                    Err(error) => {
+                        said = Some(Some(error.to_string()));
+                        break Why::Cancelled;
+                    }
+                },
+                Event::Ended => break Why::Ended,
+                Event::DeadlinePassed => break Why::TimedOut,
+                Event::TooLong | Event::Cancelled => return None,
+            }
+        };
+        let ended = ended(session.end(why));
+        let message = match (said, ended.exit) {
+            (Some(Some(error)), _) => error,
+            (_, Exit::TimedOut) => {
+                format!("what its tests shared was not taken down within {} s", TEARDOWN_MAX.as_secs())
+            }
+            (_, Exit::Signal(signal)) => format!("its process was ended by signal {signal} as it was to end"),
+            (None, exit) => format!("its process ended ({exit:?}) and did not say that all is taken down"),
+            (Some(None), _) => return None,
+        };
+        Some((message, self.warm.crashed("", &ended).output))
     }
 
     /// Runs a batch to its end, with as many processes as it takes.
@@ -156,7 +216,9 @@ impl Warm {
                         session.forget_output();
                         test = None;
                     }
-                    WarmFact::Collected { .. } | WarmFact::UnitFinished { .. } => {}
+                    WarmFact::Collected { .. }
+                    | WarmFact::UnitFinished { .. }
+                    | WarmFact::TornDown { .. } => {}
                 }
                 let silence = if test.is_some() { Duration::ZERO } else { SILENCE_MAX };
                 deadline = Instant::now() + fence.timeout + silence;
@@ -170,6 +232,9 @@ impl Warm {
 
     /// Makes sure that there is a process that waits for a request.
     fn session(&mut self, fence: &Fence, sink: &Sink<'_>) -> Result<Had, SandboxError> {
+        if let Some(pass) = self.ahead.take() {
+            return Ok(Had::Started(pass));
+        }
         if let Some(session) = &mut self.session {
             // Whoever says something without being asked, or has ended since, is not to be trusted with tests.
             if session.wait(sink.cancel(), Some(Instant::now())) == Event::DeadlinePassed {

@@ -140,6 +140,10 @@ impl Adapter for Pytest {
         digest::of_files(&files).ok()
     }
 
+    fn starts_ahead(&self) -> bool {
+        true
+    }
+
     fn runner(&self, tree: &Path, _prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
         Ok(Runner::Warm(Box::new(PytestSession::new(Arc::clone(&self.config), tree))))
     }

@@ -11,6 +11,7 @@ Standard output and standard error belong to the tests. What is to be reported g
 import fcntl
 import json
 import os
+import select
 import sys
 import time
 
@@ -72,6 +73,9 @@ class Channel:
         line = self._dumps(fact).encode() + b"\n"
         while line:
             line = line[self._write(self._records, line) :]
+
+    def is_idle(self):
+        return not select.select([self._requests], [], [], 0)[0]
 
     def requests(self):
         for line in iter(self._requests.readline, b""):
@@ -305,11 +309,19 @@ class Regatta:
             return True
         self.silence_terminal(session)
         self.channel.say({"k": "ready"})
+        self.look_ahead(session)
         for request in self.channel.requests():
             self.answer(session, request["items"])
             self.channel.say({"k": "done"})
         self.tear_down_all(session)
         return True
+
+    def look_ahead(self, session):
+        """While nobody has asked for anything yet: imports what leads to the first file, as its tests would."""
+        if not self.channel.is_idle():
+            return
+        with collecting(session):
+            next(iter(self.tree.walk()), None)
 
     def print_units(self, session):
         names = list(dict.fromkeys(unit_of(node) for node in self.tree.walk()))
@@ -476,21 +488,22 @@ class Regatta:
     # The end
 
     def tear_down_all(self, session):
-        """Ends fixtures of the session. Every test is reported by now, so a failure can only be told to the process."""
+        """Ends fixtures of the session. Every test is reported by now, so a failure is the session's own."""
         self.drop(session)
+        error = None
         try:
             session._setupstate.teardown_exact(None)
-        except BaseException as error:
+        except BaseException as failed:
             import traceback
 
-            self.channel.say({"k": "end", "error": clean("".join(traceback.format_exception_only(type(error), error)))})
+            error = first_line("".join(traceback.format_exception_only(type(failed), failed)))
+            session.testsfailed += 1
             capture = session.config.pluginmanager.getplugin("capturemanager")
             if capture:
                 capture.suspend_global_capture(in_=True)
             traceback.print_exc()
             sys.stderr.flush()
-            os._exit(1)
-        self.channel.say({"k": "end", "error": None})
+        self.channel.say({"k": "end", "error": error})
 
 
 def first_error(text):

@@ -24,7 +24,7 @@ enum Line {
     Finished { test: String, record: Said },
     UnitDone { unit: String },
     Done,
-    End {},
+    End { error: Option<String> },
 }
 
 /// What the plugin says of a test: a [`Record`] of which the most may be missing.
@@ -105,7 +105,7 @@ impl WarmSession for PytestSession {
             Line::Finished { test, record } => WarmFact::Finished { test, record: record.into() },
             Line::UnitDone { unit } => WarmFact::UnitFinished { unit },
             Line::Done => WarmFact::RequestDone,
-            Line::End {} => return Ok(Vec::new()),
+            Line::End { error } => WarmFact::TornDown { error },
         }])
     }
 
@@ -154,7 +154,8 @@ mod tests {
                 vec![WarmFact::Collected { unit: "a".into(), tests: vec!["x".into(), "y".into()] }],
             ),
             (finished, vec![WarmFact::Finished { test: "a::b".into(), record }]),
-            (r#"{"k":"end","error":null}"#, vec![]),
+            (r#"{"k":"end","error":null}"#, vec![WarmFact::TornDown { error: None }]),
+            (r#"{"k":"end","error":"x"}"#, vec![WarmFact::TornDown { error: Some("x".into()) }]),
         ] {
             assert_eq!(session().record(line.as_bytes()).unwrap(), expected);
         }

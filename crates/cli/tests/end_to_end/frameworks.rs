@@ -90,3 +90,45 @@ fn a_project_that_does_not_build_is_a_fault() {
     let ended = project.regatta(&["run"]).expect(3);
     assert!(ended.stdout.contains("src/lib.rs:1"), "{}", ended.stdout);
 }
+
+const SHARED: &str = "
+import os, pytest
+
+@pytest.fixture(scope='session')
+def database():
+    yield os.getpid()
+    with open('down', 'a') as file:
+        file.write(f'{os.getpid()}\\n')
+    if os.path.exists('stuck'):
+        print('it would not go')
+        raise ValueError('the database is stuck')
+";
+
+const USING: &str = "
+def test_one(database):
+    with open('up', 'a') as file:
+        file.write(f'{database}\\n')
+";
+
+#[test]
+fn what_a_session_shares_is_taken_down_in_every_process_and_its_failure_fails_the_run() {
+    let project = Project::new(&[("conftest.py", SHARED), ("test_a.py", USING), ("test_b.py", USING)]);
+    let pids = |name: &str| {
+        let text = std::fs::read_to_string(project.path().join(name)).unwrap();
+        text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    project.python(&["run", "--workers", "2"]).expect(0);
+    assert_eq!(pids("up"), pids("down"));
+
+    project.write("stuck", "");
+    let ended = project.python(&["run", "--workers", "1"]).expect(1);
+    for words in
+        ["TEARDOWN", "ValueError: the database is stuck", "in database", "Failed: 2 tests", "2 passed"]
+    {
+        assert!(ended.stdout.contains(words), "{words} is not in\n{}", ended.stdout);
+    }
+    let failed = &project.run_json()["teardowns_failed"][0];
+    assert_eq!(failed["message"], "ValueError: the database is stuck");
+    assert_eq!(project.facts("teardown_failed").len(), 1);
+    assert_eq!(project.facts("run_finished").len(), 1);
+}

@@ -98,6 +98,7 @@ impl World {
             slots_hint: 2,
             known: Knowledge::default(),
             nobody_after_ms: 1_000_000,
+            own_worker: false,
         };
         let mut world = Self {
             run: Run::new(order),
@@ -131,7 +132,7 @@ impl World {
                 Command::Publish { batch, order, .. } => {
                     self.waiting.push(Held { batch, order, left: Vec::new() });
                 }
-                Command::Revoke { .. } | Command::Finish => {}
+                Command::Revoke { .. } | Command::Release | Command::Finish => {}
             }
         }
     }

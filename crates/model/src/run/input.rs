@@ -6,7 +6,7 @@ use globset::GlobMatcher;
 
 use crate::{
     BatchId, BatchOrder, BatchReport, Digest, Fault, Item, Lane, Listed, Policy, Progress, RunEvent, RunId,
-    Suite, SuiteName, TestId, Unit,
+    Suite, SuiteName, TeardownFailed, TestId, Unit,
 };
 
 /// What one run is asked to do.
@@ -30,6 +30,8 @@ pub struct RunOrder {
     pub known: Knowledge,
     /// For how long a queue may have no worker before the run gives up, in milliseconds.
     pub nobody_after_ms: u64,
+    /// Whether a worker of the run's own is to be released before the run ends ([`Command::Release`]).
+    pub own_worker: bool,
 }
 
 /// One suite of a run and where its batches go.
@@ -166,6 +168,11 @@ pub enum Input {
     },
     /// The broker is back, with its topology.
     BrokerBack,
+    /// The run's own worker has ended all its processes in good order, or what went wrong then.
+    Released {
+        /// What could not be taken down.
+        failed: Vec<TeardownFailed>,
+    },
     /// Stop handing out; what runs may end.
     Interrupt,
     /// End everything now.
@@ -195,6 +202,8 @@ pub enum Command {
         /// Now.
         terminate: bool,
     },
+    /// All tests are judged: the run's own worker may end, and [`Input::Released`] shall say how it went.
+    Release,
     /// The run is over.
     Finish,
 }

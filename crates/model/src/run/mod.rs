@@ -19,7 +19,7 @@ pub use input::{Command, Input, Knowledge, Known, Route, RunOrder, SuiteOrder};
 
 use crate::{
     BatchId, BatchOrder, CancelReason, Digest, Fault, FaultKind, Item, Lane, Lease, Listed, OrderItem,
-    PROTOCOL, Plan, RunEvent, SuiteName, TestId, Time, Token, Unit, Work, WorkerName,
+    PROTOCOL, Plan, RunEvent, SuiteName, TeardownFailed, TestId, Time, Token, Unit, Work, WorkerName,
 };
 
 /// The longest time for which a batch that was given back waits for its old holder, beyond one beat.
@@ -78,6 +78,17 @@ struct Batch {
     unit_took: HashMap<String, Duration>,
 }
 
+/// The worker that is there for this run alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OwnWorker {
+    /// It works, and is released when all tests are judged.
+    Works,
+    /// It ends its processes; the run ends when it has.
+    Released,
+    /// There is none, or no more.
+    Gone,
+}
+
 /// One run's state. Owned by exactly one dispatcher.
 #[derive(Debug)]
 pub struct Run {
@@ -94,6 +105,7 @@ pub struct Run {
     held: HashMap<SuiteName, Vec<Item>>,
     nobody: HashMap<String, leases::Nobody>,
     broker_lost: bool,
+    own_worker: OwnWorker,
     cancelled: Option<CancelReason>,
     finished: bool,
     serial: u64,
@@ -104,6 +116,7 @@ impl Run {
     /// A run that has not begun; its first input should follow at once.
     #[must_use]
     pub fn new(order: RunOrder) -> Self {
+        let own_worker = if order.own_worker { OwnWorker::Works } else { OwnWorker::Gone };
         let listing = order.suites.iter().map(|suite| suite.suite.name.clone()).collect();
         Self {
             order,
@@ -117,6 +130,7 @@ impl Run {
             held: HashMap::new(),
             nobody: HashMap::new(),
             broker_lost: false,
+            own_worker,
             cancelled: None,
             finished: false,
             serial: 0,
@@ -167,6 +181,7 @@ impl Run {
             Input::QueueSeen { queue, consumers } => self.queue_seen(now, queue, consumers),
             Input::BrokerLost { reason } => self.broker_down(reason),
             Input::BrokerBack => self.broker_up(now),
+            Input::Released { failed } => self.worker_gone(failed),
             Input::Interrupt => self.cancel(CancelReason::Interrupted, false),
             Input::Kill => self.kill(),
             Input::Tick => self.expire_leases(now),
@@ -418,6 +433,7 @@ impl Run {
             self.commands.push(Command::Revoke { batch: batch.clone(), terminate: true });
             self.abandon(&batch, &cancelled_fault());
         }
+        self.own_worker = OwnWorker::Gone;
         for suite in std::mem::take(&mut self.listing) {
             self.record(RunEvent::ListingEnded { suite, fault: Some(cancelled_fault()) });
         }
@@ -444,10 +460,27 @@ impl Run {
 
     fn finish_when_done(&mut self) {
         let idle = self.batches.is_empty() && self.open_subjects == 0;
-        if idle && (self.listing.is_empty() || self.cancelled.is_some()) {
-            self.finished = true;
-            self.record(RunEvent::RunFinished);
-            self.commands.push(Command::Finish);
+        if !idle || !self.listing.is_empty() && self.cancelled.is_none() {
+            return;
+        }
+        match self.own_worker {
+            OwnWorker::Works => {
+                self.own_worker = OwnWorker::Released;
+                self.commands.push(Command::Release);
+            }
+            OwnWorker::Released => {}
+            OwnWorker::Gone => {
+                self.finished = true;
+                self.record(RunEvent::RunFinished);
+                self.commands.push(Command::Finish);
+            }
+        }
+    }
+
+    fn worker_gone(&mut self, failed: Vec<TeardownFailed>) {
+        self.own_worker = OwnWorker::Gone;
+        for failed in failed {
+            self.record(RunEvent::TeardownFailed(failed));
         }
     }
 }

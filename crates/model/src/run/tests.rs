@@ -15,6 +15,7 @@ struct Story {
     events: Vec<RunEvent>,
     sent: Vec<(BatchId, BatchOrder)>,
     revoked: Vec<(BatchId, bool)>,
+    released: bool,
 }
 
 const BEAT_MS: u64 = 1_000;
@@ -45,7 +46,18 @@ impl Story {
             slots_hint: 1,
             known: Knowledge::default(),
             nobody_after_ms: 60_000,
+            own_worker: false,
         };
+        Self::of(order)
+    }
+
+    /// The same, with a worker of the run's own.
+    fn with_own_worker() -> Self {
+        let order = Self::new(policy()).run.order;
+        Self::of(RunOrder { own_worker: true, ..order })
+    }
+
+    fn of(order: RunOrder) -> Self {
         let (events, sent, revoked) = (Vec::new(), Vec::new(), Vec::new());
         let mut story = Self {
             run: Run::new(order),
@@ -54,6 +66,7 @@ impl Story {
             events,
             sent,
             revoked,
+            released: false,
         };
         story.on(Input::Started);
         story
@@ -68,6 +81,7 @@ impl Story {
                 }
                 Command::Publish { batch, order, .. } => self.sent.push((batch, order)),
                 Command::Revoke { batch, terminate } => self.revoked.push((batch, terminate)),
+                Command::Release => self.released = true,
                 Command::Finish => {}
             }
         }
@@ -145,6 +159,42 @@ fn every_listed_test_gets_the_verdict_of_its_record() {
     assert!(story.run.is_finished());
     assert_eq!(story.record.totals().passed, 3);
     assert!(story.record.finished);
+}
+
+#[test]
+fn the_runs_own_worker_is_released_when_all_is_judged_and_waited_for() {
+    let mut story = Story::with_own_worker();
+    story.list(&["a"], &[]);
+    let batch = story.take();
+    assert!(!story.released);
+    story.work(&batch, "w", Outcome::Passed);
+    assert!(story.released && !story.run.is_finished());
+    let failed = TeardownFailed {
+        suite: "s".into(),
+        worker: "w".into(),
+        message: "the database would not go".into(),
+        output: crate::Output::default(),
+    };
+    story.on(Input::Released { failed: vec![failed.clone()] });
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.teardowns_failed, [failed]);
+    assert_eq!(story.events.last(), Some(&RunEvent::RunFinished));
+}
+
+#[test]
+fn a_killed_run_waits_for_no_worker() {
+    for judged in [false, true] {
+        let mut story = Story::with_own_worker();
+        story.list(&["a"], &[]);
+        let batch = story.take();
+        if judged {
+            story.work(&batch, "w", Outcome::Passed);
+        }
+        story.on(Input::Interrupt);
+        assert!(!story.run.is_finished());
+        story.on(Input::Kill);
+        assert!(story.run.is_finished());
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@ use regatta_celery::WorkerEnd;
 use regatta_celery::wire::State;
 use regatta_model::{BatchEnd, Fact, Fault, FaultKind, Lease, Progress, Record};
 
-use crate::ground::{Ground, order, say};
+use regatta_worker::{Ahead, WorkerConfig};
+
+use crate::ground::{Ground, RUN, order, say};
 
 fn record_of<'a>(facts: &'a [Fact], name: &str) -> &'a Record {
     let record = facts.iter().find_map(|fact| match fact {
@@ -144,6 +146,50 @@ async fn a_warm_process_is_kept_over_batches_and_replaced_when_it_ends() {
     let pids = pids();
     assert_eq!(pids[1], pids[2]);
     assert!(pids[2] != pids[3] && pids[3] != pids[4], "a new process after each crash: {pids:?}");
+}
+
+#[tokio::test]
+async fn what_tests_shared_is_taken_down_when_the_worker_ends() {
+    let mut ground = Ground::new().await;
+    for stuck in [false, true] {
+        let working = ground.work("regatta-1@here", 1);
+        ground.batch(&order("peer", &[if stuck { "touch stuck" } else { "true" }])).await;
+        working.quiet.cancel();
+        let worked = working.worked().await;
+        assert_eq!(worked.end, WorkerEnd::Quiet);
+        let failed: Vec<_> = worked
+            .teardowns_failed
+            .iter()
+            .map(|failed| (&*failed.suite.0, &*failed.worker.0, &*failed.message, &*failed.output.text))
+            .collect();
+        let expected = ("peer", "regatta-1@here", "the database is stuck", "would not go\n");
+        assert_eq!(failed, if stuck { vec![expected] } else { vec![] });
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_was_started_ahead_takes_the_first_batch_and_its_failure_is_the_batchs() {
+    let mut ground = Ground::new().await;
+    let tree = ground.tree.path().to_owned();
+    let note = "echo $$ >> pids";
+    for broken in [false, true] {
+        let ahead = Some(Ahead { run: RUN.into(), slots: 1 });
+        if broken {
+            std::fs::write(tree.join("broken"), "").unwrap();
+        }
+        let working = ground.work_as(WorkerConfig { ahead, ..ground.config("regatta-1@here", 1) });
+        let (facts, report) = ground.batch(&order("peer", &[note])).await;
+        if broken {
+            assert!(fault(&report.end).message.contains("no module"), "{report:?}");
+        } else {
+            assert_eq!(say(&facts).last().unwrap(), &format!("passed {note}"));
+            let pids = std::fs::read_to_string(tree.join("pids")).unwrap();
+            let begun = std::fs::read_to_string(tree.join("begun")).unwrap();
+            assert_eq!(pids, begun, "no other process was started");
+        }
+        working.quiet.cancel();
+        working.end().await;
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use regatta_model::{
     BatchOrder, BatchReport, Digest, Fact, Item, Lease, OrderItem, Outcome, Output, PROTOCOL, Progress,
     RESULTS_EXCHANGE, Record, RunId, Suite, TASK_NAME, Time, Token, Unit,
 };
-use regatta_worker::{BaseEnv, Fence, RunError, WorkerConfig};
+use regatta_worker::{BaseEnv, Fence, RunError, Worked, WorkerConfig};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 const QUEUE: &str = "tests";
-const RUN: &str = "run-1";
+pub(crate) const RUN: &str = "run-1";
 
 /// A worker and who sends it batches.
 pub(crate) struct Ground {
@@ -38,7 +38,7 @@ pub(crate) struct Ground {
 pub(crate) struct Working {
     pub(crate) quiet: CancellationToken,
     pub(crate) kill: CancellationToken,
-    task: JoinHandle<Result<WorkerEnd, RunError>>,
+    task: JoinHandle<Result<Worked, RunError>>,
 }
 
 impl Ground {
@@ -81,6 +81,7 @@ impl Ground {
     pub(crate) fn config(&self, name: &str, slots: usize) -> WorkerConfig {
         let env = BaseEnv::new(std::env::vars_os().filter(|(name, _)| name == "PATH"));
         WorkerConfig {
+            ahead: None,
             name: name.into(),
             queues: vec![QUEUE.into()],
             tree: self.tree.path().to_owned(),
@@ -91,8 +92,12 @@ impl Ground {
     }
 
     pub(crate) fn work(&self, name: &str, slots: usize) -> Working {
+        self.work_as(self.config(name, slots))
+    }
+
+    pub(crate) fn work_as(&self, config: WorkerConfig) -> Working {
         let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
-        let (broker, config) = (self.broker.clone(), self.config(name, slots));
+        let broker = self.broker.clone();
         let tokens = (quiet.clone(), kill.clone());
         let work = async move { regatta_worker::run(&broker, config, tokens.0, tokens.1).await };
         Working { quiet, kill, task: tokio::spawn(work) }
@@ -137,6 +142,10 @@ impl Ground {
 
 impl Working {
     pub(crate) async fn end(self) -> WorkerEnd {
+        self.worked().await.end
+    }
+
+    pub(crate) async fn worked(self) -> Worked {
         tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").unwrap().unwrap()
     }
 }
@@ -268,6 +277,7 @@ const PEER: &str = r#"
     say() { printf '%s\t' "$@" >&"$REGATTA_RECORD_FD"; echo >&"$REGATTA_RECORD_FD"; }
     t() { say started "$1"; eval "$1"; say finished "$1" $?; }
     IFS='	'
+    echo $$ >> begun
     [ -e broken ] && { echo no module >&2; exit 1; }
     say ready
     while read -r line <&"$REGATTA_REQUEST_FD"; do
@@ -286,7 +296,9 @@ const PEER: &str = r#"
             esac
         done
         say done
-    done"#;
+    done
+    [ -e stuck ] && { echo would not go; say torn "the database is stuck"; exit 1; }
+    say torn"#;
 
 impl Adapter for Peer {
     fn suite(&self) -> Suite {
@@ -299,6 +311,10 @@ impl Adapter for Peer {
 
     fn unit_digest(&self, _: &Unit) -> Option<Digest> {
         None
+    }
+
+    fn starts_ahead(&self) -> bool {
+        true
     }
 
     fn runner(&self, tree: &Path, _: Option<&Digest>) -> Result<Runner, AdapterError> {
@@ -338,6 +354,7 @@ impl WarmSession for Warm {
             }
             "unit" => WarmFact::UnitFinished { unit: name },
             "done" => WarmFact::RequestDone,
+            "torn" => WarmFact::TornDown { error: (!name.is_empty()).then_some(name) },
             other => return Err(AdapterError::NotPrepared(format!("{other:?} is no record"))),
         }])
     }
