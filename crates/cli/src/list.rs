@@ -39,7 +39,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
     let (mut found, mut faults) = (0, Vec::new());
     for suite in &project.suites {
         let mut emit = |input| match input {
-            Input::Listed { tests, units } => {
+            Input::Listed { tests, units, .. } => {
                 found += tests.len() + units.len();
                 let tests =
                     tests.iter().map(|listed| (&listed.test.suite, &listed.test.name, listed.unit.as_ref()));

@@ -77,10 +77,15 @@ impl Listing {
                 ListingStep::Found { mut tests, units } => {
                     tests.retain(|listed| self.filter.test(&listed.test));
                     let mut open = Vec::new();
-                    let mut asked = Vec::new();
+                    let (mut asked, mut remembered) = (Vec::new(), Vec::new());
                     for unit in units {
                         match self.remembered(adapter, &unit) {
-                            Some(names) => tests.extend(self.named(&unit, names)),
+                            Some(names) => {
+                                tests.extend(self.named(&unit, names));
+                                if self.filter.unit(&unit) == UnitMatch::Whole {
+                                    remembered.push(unit);
+                                }
+                            }
                             None => match self.filter.unit(&unit) {
                                 UnitMatch::None => {}
                                 UnitMatch::Whole if !self.by_name => open.push(unit),
@@ -89,7 +94,7 @@ impl Listing {
                         }
                     }
                     if !tests.is_empty() || !open.is_empty() {
-                        emit(Input::Listed { tests, units: open });
+                        emit(Input::Listed { tests, units: open, remembered });
                     }
                     self.ask(&asked, collect, emit);
                 }
@@ -112,7 +117,8 @@ impl Listing {
         let names = store.as_ref().and_then(|store| store.unit_tests(unit, &digest).ok().flatten());
         drop(store);
         self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(unit.clone(), digest);
-        names
+        // One that held nothing is asked again: nobody would notice that it holds something now.
+        names.filter(|names| !names.is_empty())
     }
 
     fn named<'a>(&'a self, unit: &'a Unit, names: Vec<String>) -> impl Iterator<Item = Listed> + 'a {
@@ -129,7 +135,8 @@ impl Listing {
                 collected(units, &ended)
             });
             let Some(names) = names else {
-                emit(Input::Listed { tests: Vec::new(), units: units.to_vec() });
+                let (tests, remembered) = (Vec::new(), Vec::new());
+                emit(Input::Listed { tests, units: units.to_vec(), remembered });
                 continue;
             };
             let mut names = names;
@@ -137,7 +144,7 @@ impl Listing {
             let lists: Vec<(Unit, Vec<String>)> = units.iter().map(named).collect();
             self.remember(&lists);
             let tests = lists.iter().flat_map(|(unit, names)| self.named(unit, names.clone())).collect();
-            emit(Input::Listed { tests, units: Vec::new() });
+            emit(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() });
         }
     }
 

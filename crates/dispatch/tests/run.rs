@@ -86,7 +86,7 @@ async fn whole_run(broker: &Broker, order: RunOrder, tests: usize) -> (RunRecord
     let (tell, inputs) = mpsc::channel(8);
     let name = |n: usize| if n % 10 == 3 { format!("bad{n}") } else { format!("t{n}") };
     let tests = (0..tests).map(|n| Listed { test: TestId::new("s", name(n)), unit: None }).collect();
-    tell.send(Input::Listed { tests, units: Vec::new() }).await.unwrap();
+    tell.send(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() }).await.unwrap();
     tell.send(Input::ListingEnded { suite: "s".into(), fault: None }).await.unwrap();
     let mut facts = Vec::new();
     let mut sink = |fact: &Stamped| {

@@ -149,6 +149,14 @@ pub enum RunEvent {
         /// The batch.
         batch: BatchId,
     },
+    /// A unit whose tests were remembered was collected, and holds others now: new ones are part of the run from now on,
+    /// and those that are gone are no longer, unless they were tried already.
+    UnitChanged {
+        /// The unit.
+        unit: Unit,
+        /// The names of all its tests.
+        tests: Vec<String>,
+    },
     /// An attempt began.
     AttemptStarted {
         /// The test.

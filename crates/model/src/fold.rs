@@ -1,7 +1,7 @@
 //! The fold of a run's events into its record: every test with every attempt. Reporters, the store and the exit code
 //! all read this one fold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -114,6 +114,7 @@ impl RunRecord {
                     self.test_mut(&test, Some(unit));
                 }
             }
+            RunEvent::UnitChanged { unit, tests } => self.changed(unit, tests),
             RunEvent::AttemptFinished { .. } | RunEvent::AttemptFaulted { .. } => {
                 self.attempted(&stamped.event);
             }
@@ -130,6 +131,18 @@ impl RunRecord {
             | RunEvent::BrokerBack
             | RunEvent::NobodyWorks { .. }
             | RunEvent::SomebodyWorks { .. } => {}
+        }
+    }
+
+    fn changed(&mut self, unit: &Unit, tests: &[String]) {
+        let there: HashSet<&String> = tests.iter().collect();
+        self.tests.retain(|test| {
+            test.unit.as_ref() != Some(unit) || there.contains(&test.test.name) || !test.attempts.is_empty()
+        });
+        self.index = self.tests.iter().enumerate().map(|(at, test)| (test.test.clone(), at)).collect();
+        for name in tests {
+            let test = TestId { suite: unit.suite.clone(), name: name.clone() };
+            self.test_mut(&test, Some(unit));
         }
     }
 

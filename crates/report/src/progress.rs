@@ -1,6 +1,6 @@
 //! A run in progress: what is said for good as facts come in, and what a live view shows at a moment. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use regatta_model::{
@@ -106,6 +106,21 @@ impl Progress {
                 }
                 Vec::new()
             }
+            RunEvent::UnitChanged { unit, tests } => {
+                let there: HashSet<&str> = tests.iter().map(String::as_str).collect();
+                let inside = format!("{}::", unit.name);
+                let gone = |test: &TestId| {
+                    test.suite == unit.suite
+                        && test.name.starts_with(&inside)
+                        && !there.contains(test.name.as_str())
+                };
+                let is_open = |last: &Last| *last == Last::Listed;
+                self.tests.retain(|test, last| !is_open(last) || !gone(test));
+                for name in tests {
+                    self.list(&TestId { suite: unit.suite.clone(), name: name.clone() });
+                }
+                Vec::new()
+            }
             RunEvent::AttemptStarted { test, attempt, worker } => {
                 self.running.insert((fact.at, test.clone()), (worker.clone(), *attempt));
                 Vec::new()
@@ -190,7 +205,8 @@ impl Progress {
     }
 
     fn list(&mut self, test: &TestId) {
-        if self.tests.insert(test.clone(), Last::Listed).is_none() {
+        if !self.tests.contains_key(test) {
+            self.tests.insert(test.clone(), Last::Listed);
             self.left_us += self.expected_us.get(test).copied().unwrap_or_default();
         }
     }

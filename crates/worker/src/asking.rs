@@ -86,7 +86,7 @@ impl Asking {
     pub(crate) fn heard(&mut self, fact: WarmFact) -> Vec<Fact> {
         match fact {
             WarmFact::Ready | WarmFact::RequestDone | WarmFact::TornDown { .. } => Vec::new(),
-            WarmFact::Collected { unit, tests } => self.collected(unit, tests).into_iter().collect(),
+            WarmFact::Collected { unit, tests } => vec![self.collected(unit, tests)],
             WarmFact::Started { test } => {
                 let Some(&token) = self.tokens.get(&test) else { return Vec::new() };
                 self.progress = true;
@@ -152,16 +152,20 @@ impl Asking {
         std::iter::once(Fact::Finished { test, token, record }).chain(unit_done).collect()
     }
 
-    fn collected(&mut self, unit: String, tests: Vec<String>) -> Option<Fact> {
-        let left = self.left.iter_mut().find(|left| matches!(left, Left::Unit(name) if *name == unit))?;
-        let token = *self.tokens.get(&unit)?;
+    fn collected(&mut self, unit: String, tests: Vec<String>) -> Fact {
+        let is_unit = |left: &&mut Left| matches!(left, Left::Unit(name) if *name == unit);
+        let Some((left, token)) = self.left.iter_mut().find(is_unit).zip(self.tokens.get(&unit).copied())
+        else {
+            // It was collected for tests that are asked for by name; whoever asked may expect others in it.
+            return Fact::Collected { unit, tests };
+        };
         for test in &tests {
             // One that was asked for by its own name keeps its own token.
             self.tokens.entry(test.clone()).or_insert(token);
         }
         *left = Left::Collected(Collected { unit: unit.clone(), tests: tests.clone(), by_name: false });
         self.progress = true;
-        Some(Fact::Collected { unit, tests })
+        Fact::Collected { unit, tests }
     }
 }
 
@@ -288,10 +292,8 @@ mod tests {
         let mut asking = asking("u1 t2");
         request(&mut asking);
         hear(&mut asking, "collect u1 a t2");
-        assert_eq!(
-            hear(&mut asking, "start x, end x, done u9, collect u9 y, collect u1 z, start t2"),
-            "start t2 2"
-        );
+        assert_eq!(hear(&mut asking, "start x, end x, done u9, start t2"), "start t2 2");
+        assert_eq!(hear(&mut asking, "collect u9 y"), "collect u9 y", "whether that is news, others know");
         assert_eq!(hear(&mut asking, "end t2, end t2"), "end t2 2");
         assert_eq!(hear(&mut asking, "start a, end a, done u1, done u1"), "start a 1, end a 1, done u1");
     }

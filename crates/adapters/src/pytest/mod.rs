@@ -124,8 +124,9 @@ impl Adapter for Pytest {
         Box::new(PytestListing::new(Arc::clone(&self.config), Arc::clone(&self.root)))
     }
 
-    /// The digest of the file, of every `conftest.py` above it, and of pytest's settings. What a file imports isn't in
-    /// it: a list that comes from elsewhere (a table in another module) is remembered until the file itself changes.
+    /// The digest of the file, of every `conftest.py` above it, of pytest's settings, and of the suite's own. What a file
+    /// imports isn't in it, and may change its tests nevertheless (a base class, a table of cases): the process tells
+    /// what a file holds when it collects it, also for tests that are asked for by name.
     fn unit_digest(&self, unit: &Unit) -> Option<Digest> {
         let root = self.root.get().unwrap_or(&self.config.tree);
         let file = root.join(&unit.name);
@@ -137,7 +138,10 @@ impl Adapter for Pytest {
         let settings = SETTINGS.iter().map(|name| root.join(name));
         let others = conftests.chain(settings).filter(|path| path.is_file());
         let files: Vec<PathBuf> = std::iter::once(file.clone()).chain(others).collect();
-        digest::of_files(&files).ok()
+        let PytestConfig { suite: _, tree: _, python, args, paths, env } = &*self.config;
+        let ours = format!("{python:?} {args:?} {paths:?} {env:?}");
+        let theirs = digest::of_files(&files).ok()?;
+        Some(digest::of_bytes(format!("{ours} {theirs}").as_bytes()))
     }
 
     fn starts_ahead(&self) -> bool {
@@ -199,6 +203,10 @@ mod tests {
         }
         write("a/test_other.py", "x");
         assert_eq!(digest(), seen[4]);
-        assert_eq!(pytest.unit_digest(&Unit { suite: "pytest".into(), name: "none.py".into() }), None);
+        let unit = |name: &str| Unit { suite: "pytest".into(), name: name.into() };
+        assert_eq!(pytest.unit_digest(&unit("none.py")), None);
+        let mut config = PytestConfig::new(tree.path());
+        config.args = vec!["-k".into(), "one".into()];
+        assert_ne!(Pytest::new(config).unit_digest(&unit("a/b/test_x.py")), Some(digest()), "a choice");
     }
 }

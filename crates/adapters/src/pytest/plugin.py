@@ -258,6 +258,7 @@ class Regatta:
         self.unit = None
         self.tree = None
         self.before = None
+        self.told = set()
 
     # Set-up
 
@@ -372,12 +373,12 @@ class Regatta:
             self.forget_reports(session)
 
     def announce(self, unit, items):
-        whole = [name for kind, name in items if kind == "unit"]
-        for name in whole:
-            self.channel.say({"k": "collected", "unit": name, "tests": unit.names()})
-        if whole:
-            return set(unit.names())
-        return {name for _, name in items}
+        whole = any(kind == "unit" for kind, _ in items)
+        # Who asks by name remembers what the file held once; what it holds now is told once.
+        if whole or unit.name not in self.told:
+            self.channel.say({"k": "collected", "unit": unit.name, "tests": unit.names()})
+            self.told.add(unit.name)
+        return set(unit.names()) if whole else {name for _, name in items}
 
     # Collecting
 
@@ -420,6 +421,11 @@ class Regatta:
             if name in names:
                 self.channel.say({"k": "started", "test": name})
                 self.channel.say({"k": "finished", "test": name, "record": self.collect_record(report)})
+        # Whoever asks by name for a test of a file that can't be collected any more learns why there is none.
+        broken = next(iter(unit.reports.values()), None)
+        for name in sorted(names - set(unit.names())) if broken else ():
+            self.channel.say({"k": "started", "test": name})
+            self.channel.say({"k": "finished", "test": name, "record": self.collect_record(broken)})
         items = [
             item
             for name, items in unit.items.items()

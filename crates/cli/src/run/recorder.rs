@@ -28,7 +28,9 @@ impl Recorder {
     pub(crate) fn on(&mut self, fact: &Stamped) -> io::Result<()> {
         let line = self.ledger.append(fact)?;
         self.face.on(fact, line);
-        if let RunEvent::UnitCollected { unit, tests, .. } = &fact.event {
+        if let RunEvent::UnitCollected { unit, tests, .. } | RunEvent::UnitChanged { unit, tests } =
+            &fact.event
+        {
             self.collected.push((unit.clone(), tests.clone()));
         }
         let leads_on = matches!(

@@ -132,3 +132,34 @@ fn what_a_session_shares_is_taken_down_in_every_process_and_its_failure_fails_th
     assert_eq!(project.facts("teardown_failed").len(), 1);
     assert_eq!(project.facts("run_finished").len(), 1);
 }
+
+const CASES: &str = "
+import pytest
+from cases import CASES
+
+@pytest.mark.parametrize('case', CASES)
+def test_case(case):
+    assert case < 3
+";
+
+#[test]
+fn a_list_that_comes_from_elsewhere_is_not_taken_from_memory() {
+    let project = Project::new(&[("test_a.py", CASES), ("cases.py", "CASES = [1, 2]")]);
+    project.python(&["run"]).expect(0);
+    // The file is the same, and holds another test.
+    project.write("cases.py", "CASES = [2, 3]");
+    project.python(&["run"]).expect(1);
+    let expected = ["test_a.py::test_case[2] passed", "test_a.py::test_case[3] failed"];
+    assert_eq!(project.verdicts(), expected);
+    assert_eq!(project.facts("unit_changed").len(), 1);
+    project.python(&["run"]).expect(1);
+    assert_eq!(project.facts("unit_changed").len(), 0, "it is remembered");
+    // The file is the same, and can't be collected any more.
+    project.write("cases.py", "raise ValueError('no cases today')");
+    let ended = project.python(&["run"]).expect(1);
+    assert_eq!(project.verdicts(), ["test_a.py failed"]);
+    assert!(ended.stdout.contains("no cases today"), "{}", ended.stdout);
+    project.write("cases.py", "CASES = [2]");
+    project.python(&["run"]).expect(0);
+    assert_eq!(project.verdicts(), ["test_a.py::test_case[2] passed"]);
+}

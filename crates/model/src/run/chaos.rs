@@ -113,7 +113,7 @@ impl World {
         let tests =
             (0..tests).map(|n| Listed { test: TestId::new("s", format!("t{n}")), unit: None }).collect();
         let units = (0..units).map(|n| Unit { suite: "s".into(), name: format!("u{n}") }).collect();
-        world.on(Input::Listed { tests, units });
+        world.on(Input::Listed { tests, units, remembered: Vec::new() });
         world.on(Input::ListingEnded { suite: "s".into(), fault: None });
         world
     }

@@ -111,6 +111,9 @@ pub enum Input {
         tests: Vec<Listed>,
         /// Units whose tests are found while they run.
         units: Vec<Unit>,
+        /// Units of which `tests` has all that an earlier run found in them. Should they hold others by now, the run
+        /// answers for those.
+        remembered: Vec<Unit>,
     },
     /// A suite is built, and workers will find this manifest in the tree.
     Prepared {

@@ -102,6 +102,8 @@ pub struct Run {
     waiting: BTreeMap<(Time, u64), (SuiteName, Item)>,
     prepared: HashMap<SuiteName, Option<Digest>>,
     listing: HashSet<SuiteName>,
+    /// Units that are run as a whole by the names that an earlier run found in them.
+    remembered: HashSet<Unit>,
     held: HashMap<SuiteName, Vec<Item>>,
     nobody: HashMap<String, leases::Nobody>,
     broker_lost: bool,
@@ -127,6 +129,7 @@ impl Run {
             waiting: BTreeMap::new(),
             prepared: HashMap::new(),
             listing,
+            remembered: HashSet::new(),
             held: HashMap::new(),
             nobody: HashMap::new(),
             broker_lost: false,
@@ -171,7 +174,10 @@ impl Run {
         }
         match input {
             Input::Started => self.start(),
-            Input::Listed { tests, units } => self.listed(tests, units),
+            Input::Listed { tests, units, remembered } => {
+                self.remembered.extend(remembered);
+                self.listed(tests, units);
+            }
             Input::Prepared { suite, digest } => self.release(&suite, Some(digest)),
             Input::ListingEnded { suite, fault } => self.listing_ended(suite, fault),
             Input::Progress { batch, progress } => self.progress(now, &batch, progress),
@@ -327,6 +333,10 @@ impl Run {
                 subject.stage = Stage::Out(Open { token, batch: batch.clone() });
                 items.push(OrderItem { token, attempt: work.attempt, item: work.item });
             }
+        }
+        if items.is_empty() {
+            // All of it is gone from the files where it was.
+            return;
         }
         let policy = &self.order.policy;
         let order = BatchOrder {

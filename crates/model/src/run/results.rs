@@ -1,5 +1,6 @@
 //! What workers report, and what becomes of it: recorded, retried, late.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Open, Run, Stage, Subject, item_name, sorted};
@@ -46,7 +47,7 @@ impl Run {
         let Some(open) =
             self.subjects.get(&(suite.clone(), item.clone())).and_then(|subject| subject.open(id))
         else {
-            return;
+            return self.collected_by_name(id, &Unit { suite, name: unit }, tests);
         };
         batch.open.remove(&item);
         let unit = Unit { suite: suite.clone(), name: unit };
@@ -72,6 +73,46 @@ impl Run {
         self.record(RunEvent::UnitCollected { unit, tests: fresh, token: open.token, batch: id.clone() });
         // From here on its tests are answered for by name; a lost batch hands them on by name too.
         self.done(&at);
+    }
+
+    /// A unit was collected for some of its tests. What was remembered of it is compared with what it holds: a list may
+    /// come from elsewhere than its file, and a test that nobody asks for must not be missed.
+    fn collected_by_name(&mut self, id: &BatchId, unit: &Unit, tests: Vec<String>) {
+        let asked = |item: &Item| {
+            let subject = self.subjects.get(&(unit.suite.clone(), item.clone()));
+            subject.is_some_and(|subject| subject.unit.as_ref() == Some(unit))
+        };
+        let of_this_batch = self.batches.get(id).is_some_and(|batch| batch.open.iter().any(asked));
+        if !of_this_batch || !self.remembered.contains(unit) {
+            return;
+        }
+        let there: HashSet<&str> = tests.iter().map(String::as_str).collect();
+        let untried = |subject: &Subject| {
+            let in_hand = subject.stage == Stage::Planned || subject.open(id).is_some();
+            subject.unit.as_ref() == Some(unit) && subject.attempt == 1 && in_hand
+        };
+        let gone: Vec<(SuiteName, Item)> = (self.subjects.iter())
+            .filter(|(at, subject)| untried(subject) && !there.contains(item_name(&at.1)))
+            .map(|(at, _)| at.clone())
+            .collect();
+        let fresh: Vec<(SuiteName, Item)> = (tests.iter())
+            .map(|name| (unit.suite.clone(), Item::Test(name.clone())))
+            .filter(|at| !self.subjects.contains_key(at))
+            .collect();
+        if gone.is_empty() && fresh.is_empty() {
+            return;
+        }
+        self.record(RunEvent::UnitChanged { unit: unit.clone(), tests });
+        for at in gone {
+            self.subjects.remove(&at);
+            self.open_subjects -= 1;
+            if let Some(batch) = self.batches.get_mut(id) {
+                batch.open.remove(&at.1);
+            }
+        }
+        for (suite, item) in fresh {
+            self.admit(suite, item, Some(unit.clone()));
+        }
     }
 
     fn started(&mut self, id: &BatchId, worker: &WorkerName, test: String, token: Token) {

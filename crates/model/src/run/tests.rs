@@ -95,7 +95,7 @@ impl Story {
     fn list(&mut self, tests: &[&str], units: &[&str]) {
         let tests = tests.iter().map(|name| Listed { test: TestId::new("s", *name), unit: None }).collect();
         let units = units.iter().map(|name| Unit { suite: "s".into(), name: (*name).into() }).collect();
-        self.on(Input::Listed { tests, units });
+        self.on(Input::Listed { tests, units, remembered: Vec::new() });
         self.on(Input::ListingEnded { suite: "s".into(), fault: None });
     }
 
@@ -159,6 +159,46 @@ fn every_listed_test_gets_the_verdict_of_its_record() {
     assert!(story.run.is_finished());
     assert_eq!(story.record.totals().passed, 3);
     assert!(story.record.finished);
+}
+
+#[test]
+fn a_remembered_unit_that_holds_other_tests_now_is_run_as_it_is() {
+    let unit = Unit { suite: "s".into(), name: "u".into() };
+    let listed = |name: &str| Listed { test: TestId::new("s", name), unit: Some(unit.clone()) };
+    for whole in [true, false] {
+        let mut story = Story::new(policy());
+        let tests = ["u::a", "u::b", "u::c"].map(listed).to_vec();
+        let remembered = if whole { vec![unit.clone()] } else { Vec::new() };
+        story.on(Input::Listed { tests, units: Vec::new(), remembered });
+        story.on(Input::ListingEnded { suite: "s".into(), fault: None });
+        let tests = vec!["u::a".to_owned(), "u::new".to_owned()];
+        while !story.sent.is_empty() {
+            let batch = story.take();
+            let there = |item: &&OrderItem| tests.iter().any(|test| test == item_name(&item.item));
+            let outcome = |test: &str| if test == "u::a" { Outcome::Passed } else { Outcome::Failed };
+            let done = batch.1.items.iter().filter(there).map(|item| {
+                let test = item_name(&item.item);
+                finished(test, item.token, outcome(test))
+            });
+            let collected = Fact::Collected { unit: "u".into(), tests: tests.clone() };
+            story.say(&batch, "w", std::iter::once(collected).chain(done).collect());
+            story.end(&batch, "w", BatchEnd::Done);
+        }
+        assert!(story.run.is_finished());
+        let totals = story.record.totals();
+        if whole {
+            assert_eq!((totals.tests, totals.passed, totals.failed), (2, 1, 1), "the new one is not missed");
+            assert_eq!(story.verdict("u::new"), Some(Verdict::Failed));
+            assert!(
+                story.saw(
+                    |event| matches!(event, RunEvent::UnitChanged { tests: told, .. } if *told == tests)
+                )
+            );
+        } else {
+            assert_eq!(story.verdict("u::new"), None, "only what was asked for by name");
+            assert_eq!(totals.tests, 3);
+        }
+    }
 }
 
 #[test]
@@ -470,7 +510,7 @@ fn a_held_suite_goes_out_when_it_is_prepared_and_names_the_manifest() {
     let mut story = Story::new(policy());
     story.run.order.suites[0].held = true;
     let tests = vec![Listed { test: TestId::new("s", "a"), unit: None }];
-    story.on(Input::Listed { tests, units: Vec::new() });
+    story.on(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() });
     assert!(story.sent.is_empty());
     story.on(Input::Prepared { suite: "s".into(), digest: Some("d1".into()) });
     assert_eq!(story.take().1.prepared, Some("d1".into()));
