@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use regatta_celery::{Broker, BrokerUrl};
-use regatta_console::{BrokerArgs, LogOutput};
+use regatta_console::BrokerArgs;
 use regatta_worker::BaseEnv;
 use tracing_subscriber::EnvFilter;
 
@@ -16,14 +16,9 @@ const OURS: &str = "REGATTA_";
 
 /// Starts to log to standard error.
 pub(crate) fn start_logs(args: &Args) {
-    // What the AMQP client calls an error, such as a question for a queue that isn't there, our own side judges.
-    let quiet = if matches!(args.command, Command::Worker(_)) { "info,lapin=off" } else { "error,lapin=off" };
+    let quiet = if matches!(args.command, Command::Worker(_)) { "info" } else { "error" };
     let filter = EnvFilter::builder().parse_lossy(args.log.as_deref().unwrap_or(quiet));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogOutput::default);
-    match args.log_format {
-        LogFormat::Human => logs.with_ansi(false).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
+    regatta_console::log(filter, matches!(args.log_format, LogFormat::Json));
 }
 
 /// The environment in which tests start.

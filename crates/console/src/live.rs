@@ -60,7 +60,7 @@ impl Drop for Live {
 
 /// Standard error for log lines: a live view is taken away while one is written.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LogOutput;
+pub(crate) struct LogOutput;
 
 impl Write for LogOutput {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

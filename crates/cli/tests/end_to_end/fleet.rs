@@ -96,3 +96,22 @@ fn a_broker_that_is_not_there_is_3() {
     assert!(ended.stderr.starts_with('{') && ended.stderr.contains("\"hints\":\"is it running"), "{ended:?}");
     assert!(!ended.stderr.contains("secret-word"), "{}", ended.stderr);
 }
+
+#[test]
+fn no_log_tells_the_password_whoever_is_asked_to_speak() {
+    let project = Project::of_commands(&[("a", "true")]);
+    let user = regatta_testbed::unique("teller");
+    let node = shared_node();
+    node.add_user(&user, "s3cretpw", ".*", ".*", ".*");
+    let url = node.url_of(&user, "s3cretpw");
+    let as_numbers = format!("{:?}", b"s3cretpw").trim_matches(['[', ']']).to_owned();
+    for log in ["trace", "lapin=trace", "lapin::connection=trace,amq_protocol=trace"] {
+        for format in ["human", "json"] {
+            let options = ["--log", log, "--log-format", format, "status", "--broker", &url, "--no-ask"];
+            let ended = project.regatta(&options);
+            for told in [&ended.stdout, &ended.stderr] {
+                assert!(!told.contains("s3cretpw") && !told.contains(&as_numbers), "{log}: {told}");
+            }
+        }
+    }
+}
