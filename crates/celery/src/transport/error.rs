@@ -130,6 +130,11 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// Whether the broker was asked and said no, as it will next time.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Transport(error) if error.is_refusal())
+    }
+
     /// Whether the message could be at the broker nevertheless.
     pub fn may_have_arrived(&self) -> bool {
         matches!(self, Self::Unconfirmed { .. } | Self::Lost { .. })

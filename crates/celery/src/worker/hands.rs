@@ -363,15 +363,21 @@ impl Hands {
     ) -> Settlement {
         let id = asker.id.as_deref().unwrap_or("unknown");
         tracing::warn!(worker = self.options.name, task_id = id, queue, reason = %error, "a message was refused and dead-lettered");
-        if self.options.dead_letter == DeadLetter::Queue
+        let mut how = self.options.dead_letter;
+        if how == DeadLetter::Queue
             && let Err(failed) =
                 self.aside.dead_letter(&self.broker, envelope, queue, &error.to_string()).await
         {
-            return self.settle(Err(failed), id, settler).await;
+            if !failed.is_refusal() {
+                return self.settle(Err(failed), id, settler).await;
+            }
+            // To give it back would be to get it again at once, for ever.
+            tracing::error!(worker = self.options.name, task_id = id, queue, error = %failed, "this worker's user may not dead-letter; the message is rejected, and is kept only if its queue has a dead-letter exchange (a policy)");
+            how = DeadLetter::Broker;
         }
         let answered = self.answer_asker(asker, State::Failure, error).await;
         self.event("task-failed", id, || exception_fields(error));
-        match (answered, self.options.dead_letter) {
+        match (answered, how) {
             (Ok(()), DeadLetter::Broker) => match settler.settle(Settle::DeadLetter).await {
                 Ok(()) => Settlement::Acked,
                 Err(_) => Settlement::AckLost,

@@ -51,7 +51,7 @@ pub enum ResultRoute {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeadLetter {
     /// They are published, confirmed, to the queue `<queue>.dead` with the header `dead-letter-reason`, and then
-    /// acknowledged.
+    /// acknowledged. Where the worker's user has no right to do that, they are rejected as with [`DeadLetter::Broker`].
     ///
     /// Celery declares its queues without a dead-letter exchange, and a queue that Python peers share must be declared
     /// with the same arguments or their declaration fails; so the broker itself can't do it there.

@@ -1,6 +1,7 @@
 //! A run over RabbitMQ, with workers that are processes of their own.
 
 use nix::sys::signal::Signal;
+use regatta_celery::transport::{Broker, ConnectOptions, Properties, Publishing, Queue, Topology};
 use regatta_testbed::shared_node;
 
 use crate::project::{Project, Running};
@@ -114,4 +115,44 @@ fn no_log_tells_the_password_whoever_is_asked_to_speak() {
             }
         }
     }
+}
+
+/// The rights that docs/design/004 names for a worker that serves `regatta run` alone.
+fn add_worker(node: &regatta_testbed::Node, user: &str, queue: &str) -> String {
+    let control = r".*\.celery\.pidbox";
+    node.add_user(
+        user,
+        "pass",
+        &format!(r"^({control}|celeryev|celery\.pidbox|reply\.celery\.pidbox)$"),
+        &format!(r"^(regatta\.results|celeryev|reply\.celery\.pidbox|{control})$"),
+        &format!(r"^({queue}|celery\.pidbox|{control})$"),
+    );
+    node.url_of(user, "pass")
+}
+
+#[test]
+fn a_worker_with_the_least_rights_runs_batches_and_is_not_held_up_by_what_is_none() {
+    let node = shared_node();
+    let queue = "cli-least-rights";
+    let url = add_worker(node, "cli-least", queue);
+    let project = Project::of_commands(&[("a", "true"), ("b", "true")]);
+    let configuration =
+        format!("[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\nqueue = \"{queue}\"\n");
+    project.write("regatta.toml", &configuration);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let nonsense = async {
+        let owner = Broker::connect(&node.url().parse().unwrap(), ConnectOptions::default()).await.unwrap();
+        owner.declare(&Topology::default().queue(Queue::celery(queue))).await.unwrap();
+        for body in ["no task", "[]", "{}"] {
+            let (exchange, routing_key) = ("".into(), queue.to_owned());
+            let (properties, body) = (Properties::json(2), body.into());
+            let message = Publishing { exchange, routing_key, properties, body, mandatory: true };
+            owner.publish(message).await.unwrap();
+        }
+        owner.close().await;
+    };
+    runtime.block_on(nonsense);
+    let _worker = Running::start(project.command(&["worker", "-Q", queue, "--broker", &url, "--slots", "2"]));
+    project.regatta(&["run", "--broker", &node.url()]).expect(0);
+    assert_eq!(project.verdicts(), ["a passed", "b passed"]);
 }
