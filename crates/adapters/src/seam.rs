@@ -1,6 +1,7 @@
 //! The seam that every framework fills: listing as a sequence of invocations, and running either by one process per
 //! test or by a warm process per slot.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -129,6 +130,19 @@ pub trait Adapter: Send + Sync {
 
     /// The digest of what a unit's list of tests depends on (its file), so that the list can be remembered.
     fn unit_digest(&self, unit: &Unit) -> Option<Digest>;
+
+    /// What to run to name the tests of units without running them; none where there is no such way.
+    fn naming(&self, units: &[Unit]) -> Option<Invocation> {
+        let _ = units;
+        None
+    }
+
+    /// The tests of those units that could be named, when [`Adapter::naming`] ended so; none when it can't be told, and
+    /// fewer units should be tried at once.
+    fn names(&self, units: &[Unit], ended: &Ended) -> Option<HashMap<Unit, Vec<String>>> {
+        let _ = (units, ended);
+        None
+    }
 
     /// Whether the runner needs nothing of the listing, and a worker may start it before there is a test for it.
     fn starts_ahead(&self) -> bool {

@@ -62,7 +62,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
             Input::ListingEnded { fault, .. } => faults.extend(fault),
             _ => {}
         };
-        listing.list(suite.adapter.as_ref(), suite.collect.as_ref(), &mut emit);
+        listing.list(suite.adapter.as_ref(), &mut emit);
     }
     let _ = out.flush();
     if let Some(fault) = faults.into_iter().next() {

@@ -9,7 +9,6 @@ use regatta_model::{Digest, Fault, FaultKind, Input, Listed, TestId, Unit};
 use regatta_store::Store;
 use regatta_worker::{BaseEnv, Cancel, Fence, execute};
 
-use crate::collect::{Collect, collected};
 use crate::filter::{Filter, UnitMatch};
 
 /// The limit for listing (and building) a suite, unless the configuration says otherwise.
@@ -18,8 +17,8 @@ pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// How much output of a listing or a build is read.
 const OUTPUT_BYTES: usize = 256 << 20;
 
-/// How many units one process collects.
-const COLLECT_UNITS_MAX: usize = 500;
+/// How many units one process names.
+const NAMED_UNITS_MAX: usize = 500;
 
 /// What listing needs besides the suite.
 #[derive(Clone)]
@@ -45,9 +44,9 @@ pub(crate) fn fence(timeout: Duration, env: BaseEnv) -> Fence {
 
 impl Listing {
     /// Lists a suite to its end; `emit` gets what it found, and always the end. Blocks.
-    pub(crate) fn list(&self, adapter: &dyn Adapter, collect: Option<&Collect>, emit: &mut dyn FnMut(Input)) {
+    pub(crate) fn list(&self, adapter: &dyn Adapter, emit: &mut dyn FnMut(Input)) {
         let suite = adapter.suite().name;
-        let fault = match self.steps(adapter, collect, emit) {
+        let fault = match self.steps(adapter, emit) {
             Ok(prepared) => {
                 emit(Input::Prepared { suite: suite.clone(), digest: prepared });
                 None
@@ -61,12 +60,7 @@ impl Listing {
         emit(Input::ListingEnded { suite, fault });
     }
 
-    fn steps(
-        &self,
-        adapter: &dyn Adapter,
-        collect: Option<&Collect>,
-        emit: &mut dyn FnMut(Input),
-    ) -> Result<Option<Digest>, String> {
+    fn steps(&self, adapter: &dyn Adapter, emit: &mut dyn FnMut(Input)) -> Result<Option<Digest>, String> {
         let mut listing = adapter.list();
         loop {
             match listing.next().map_err(|error| error.to_string())? {
@@ -96,7 +90,7 @@ impl Listing {
                     if !tests.is_empty() || !open.is_empty() {
                         emit(Input::Listed { tests, units: open, remembered });
                     }
-                    self.ask(&asked, collect, emit);
+                    self.ask(adapter, &asked, emit);
                 }
                 ListingStep::Done { prepared } => return Ok(prepared),
             }
@@ -128,23 +122,34 @@ impl Listing {
 
     /// Names the tests of units without running them. What can't be named is handed on as a unit: running it will tell
     /// what is wrong with it.
-    fn ask(&self, units: &[Unit], collect: Option<&Collect>, emit: &mut dyn FnMut(Input)) {
-        for units in units.chunks(COLLECT_UNITS_MAX) {
-            let names = collect.and_then(|collect| {
-                let ended = self.execute(&collect.invocation(units)).ok()?;
-                collected(units, &ended)
-            });
-            let Some(names) = names else {
-                let (tests, remembered) = (Vec::new(), Vec::new());
-                emit(Input::Listed { tests, units: units.to_vec(), remembered });
-                continue;
-            };
-            let mut names = names;
-            let named = |unit: &Unit| (unit.clone(), names.remove(unit).unwrap_or_default());
-            let lists: Vec<(Unit, Vec<String>)> = units.iter().map(named).collect();
+    fn ask(&self, adapter: &dyn Adapter, units: &[Unit], emit: &mut dyn FnMut(Input)) {
+        for units in units.chunks(NAMED_UNITS_MAX) {
+            let mut names = HashMap::new();
+            self.name(adapter, units, &mut names);
+            let (named, unnamed): (Vec<Unit>, Vec<Unit>) =
+                units.iter().cloned().partition(|unit| names.contains_key(unit));
+            let list = |unit: Unit| (unit.clone(), names.remove(&unit).unwrap_or_default());
+            let lists: Vec<(Unit, Vec<String>)> = named.into_iter().map(list).collect();
             self.remember(&lists);
             let tests = lists.iter().flat_map(|(unit, names)| self.named(unit, names.clone())).collect();
-            emit(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() });
+            emit(Input::Listed { tests, units: unnamed, remembered: Vec::new() });
+        }
+    }
+
+    /// Asks one process for all, and where it didn't come to its end, one for each half: one file that ends the
+    /// interpreter must not hide the others.
+    fn name(&self, adapter: &dyn Adapter, units: &[Unit], names: &mut HashMap<Unit, Vec<String>>) {
+        let Some(invocation) = adapter.naming(units) else { return };
+        if units.is_empty() || self.cancel.is_killed() {
+            return;
+        }
+        let named = self.execute(&invocation).ok().and_then(|ended| adapter.names(units, &ended));
+        if let Some(named) = named {
+            names.extend(named);
+        } else if units.len() > 1 {
+            let (left, right) = units.split_at(units.len() / 2);
+            self.name(adapter, left, names);
+            self.name(adapter, right, names);
         }
     }
 

@@ -4,7 +4,6 @@
 //! `model`, and everything that it shows is read from the run's facts.
 
 mod args;
-mod collect;
 mod config;
 mod error;
 mod exit;

@@ -10,7 +10,6 @@ use regatta_adapters::{
 use regatta_model::{Knowledge, Route, SuiteOrder};
 
 use crate::args::{Place, Selection};
-use crate::collect::Collect;
 use crate::config::{Config, FILE, Kind, SuiteConfig};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -23,8 +22,6 @@ pub(crate) const QUEUE: &str = "regatta";
 pub(crate) struct Suite {
     /// What lists and runs it.
     pub(crate) adapter: Arc<dyn Adapter>,
-    /// How the tests of its units are named before they are run, where that is possible.
-    pub(crate) collect: Option<Collect>,
     /// Where its batches go.
     pub(crate) order: SuiteOrder,
 }
@@ -105,13 +102,12 @@ fn recognised(tree: &Path, framework: Framework) -> Suite {
     match framework {
         Framework::Pytest => {
             let config = PytestConfig::new(tree);
-            let collect = Some(Collect::pytest(&config));
             let adapter = Arc::new(Pytest::new(config));
-            Suite { order: order(adapter.as_ref(), Kind::Pytest), adapter, collect }
+            Suite { order: order(adapter.as_ref(), Kind::Pytest), adapter }
         }
         Framework::Cargo => {
             let adapter = Arc::new(Cargo::new(cargo_config(tree)));
-            Suite { order: order(adapter.as_ref(), Kind::Cargo), adapter, collect: None }
+            Suite { order: order(adapter.as_ref(), Kind::Cargo), adapter }
         }
     }
 }
@@ -124,7 +120,6 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, Cl
     check(name, config)?;
     let suite: regatta_model::SuiteName = name.into();
     let env: Vec<_> = pairs(&config.env);
-    let mut collect = None;
     let adapter: Arc<dyn Adapter> = match config.adapter {
         Kind::Pytest => {
             let pytest = PytestConfig {
@@ -135,7 +130,6 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, Cl
                 paths: config.paths.clone(),
                 env,
             };
-            collect = Some(Collect::pytest(&pytest));
             Arc::new(Pytest::new(pytest))
         }
         Kind::Cargo => {
@@ -172,7 +166,7 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, Cl
         together: config.adapter == Kind::Pytest,
         held: config.adapter == Kind::Cargo,
     };
-    Ok(Suite { adapter, collect, order })
+    Ok(Suite { adapter, order })
 }
 
 /// Refuses keys that say nothing to this adapter.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use regatta_model::Unit;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::PytestConfig;
 use crate::seam::{AdapterError, Ended, Exit, Listing, ListingStep};
@@ -78,7 +79,7 @@ impl Listing for PytestListing {
             self.state = State::Found(Vec::new());
             return Ok(());
         }
-        let lines = if ended.exit == Exit::Code(0) { lines(&ended.stdout) } else { None };
+        let lines = if ended.exit == Exit::Code(0) { between_marks(&ended.stdout) } else { None };
         let Some(lines) = lines else { return Err(self.failed(ended)) };
         let mut units = Vec::new();
         for line in lines {
@@ -94,7 +95,7 @@ impl Listing for PytestListing {
 }
 
 /// The whole list in what a process printed; none when a part of it is missing.
-fn lines(stdout: &[u8]) -> Option<Vec<Line>> {
+pub(super) fn between_marks<L: DeserializeOwned>(stdout: &[u8]) -> Option<Vec<L>> {
     let text = std::str::from_utf8(stdout.get(position(stdout, BEGIN)?..)?).ok()?;
     let list = text.strip_prefix(BEGIN)?.split_once(END)?.0;
     list.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).ok()).collect()
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn the_list_stands_between_its_marks_whatever_is_around() {
         let names = |text: &str| {
-            lines(text.as_bytes()).map(|lines| {
+            between_marks(text.as_bytes()).map(|lines: Vec<Line>| {
                 let name = |line| match line {
                     Line::Root(root) => root.display().to_string(),
                     Line::Unit(unit) => unit,

@@ -10,15 +10,17 @@
 //! process, and torn down when it ends; that a test of another file is then named for their failure isn't possible.
 
 mod listing;
+mod naming;
 mod session;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use regatta_model::{Digest, Suite, SuiteName, Unit};
 
 use crate::digest;
-use crate::seam::{Adapter, AdapterError, Invocation, Listing, Runner};
+use crate::seam::{Adapter, AdapterError, Ended, Invocation, Listing, Runner};
 use listing::PytestListing;
 use session::PytestSession;
 
@@ -142,6 +144,14 @@ impl Adapter for Pytest {
         let ours = format!("{python:?} {args:?} {paths:?} {env:?}");
         let theirs = digest::of_files(&files).ok()?;
         Some(digest::of_bytes(format!("{ours} {theirs}").as_bytes()))
+    }
+
+    fn naming(&self, units: &[Unit]) -> Option<Invocation> {
+        Some(naming::invocation(&self.config, units))
+    }
+
+    fn names(&self, units: &[Unit], ended: &Ended) -> Option<HashMap<Unit, Vec<String>>> {
+        naming::names(units, ended)
     }
 
     fn starts_ahead(&self) -> bool {

@@ -1,4 +1,5 @@
-"""Regatta's side of a pytest process: lists files without importing them, or runs exactly what it is asked for.
+"""Regatta's side of a pytest process: lists files without importing them, names the tests of some, or runs exactly what
+it is asked for.
 
 It is handed to the interpreter in the environment, so nothing is written into the project. pytest itself, the
 project's plugins and its conftest files work as ever; only two things are replaced: collecting everything before
@@ -250,8 +251,9 @@ class Unit:
 class Regatta:
     """The plugin."""
 
-    def __init__(self, channel, folder):
+    def __init__(self, channel, folder, asked=None):
         self.channel = channel
+        self.asked = asked
         self.folder = folder
         self.clock = Clock()
         self.fold = None
@@ -306,7 +308,7 @@ class Regatta:
 
     def pytest_runtestloop(self, session):
         if self.channel is None:
-            self.print_units(session)
+            self.print_lines(session, self.unit_lines(session) if self.asked is None else self.name_lines(session))
             return True
         self.silence_terminal(session)
         self.channel.say({"k": "ready"})
@@ -324,11 +326,21 @@ class Regatta:
         with collecting(session):
             next(iter(self.tree.walk()), None)
 
-    def print_units(self, session):
+    def name_lines(self, session):
+        """What each of the asked files holds; nothing for one that can't be collected."""
+        for name in self.asked:
+            unit = self.collect(session, name)
+            yield {"unit": name, "tests": None if name in unit.reports else unit.names()}
+
+    def unit_lines(self, session):
         names = list(dict.fromkeys(unit_of(node) for node in self.tree.walk()))
         names += [name for name in self.tree.broken if name not in names]
-        lines = [json.dumps({"root": clean(str(session.config.rootpath))})]
-        lines += [json.dumps({"unit": name}) for name in names]
+        yield {"root": clean(str(session.config.rootpath))}
+        for name in names:
+            yield {"unit": name}
+
+    def print_lines(self, session, lines):
+        lines = [json.dumps(line) for line in lines]
         text = "\n".join(["", LIST_BEGIN, *lines, LIST_END, ""]).encode()
         capture = session.config.pluginmanager.getplugin("capturemanager")
         if capture:
@@ -586,7 +598,8 @@ def main():
         print(f"{sys.executable} has no pytest ({error}): install it there, or name another interpreter", file=sys.stderr)
         return 3
     channel = Channel(int(requests), int(records)) if requests and records else None
-    plugin = Regatta(channel, folder)
+    asked = json.load(sys.stdin) if os.environ.pop("REGATTA_PYTEST_NAME", None) else None
+    plugin = Regatta(channel, folder, asked)
     for hook in (Regatta.pytest_configure, Regatta.pytest_runtestloop):
         pytest.hookimpl(tryfirst=True)(hook)
     if folder:

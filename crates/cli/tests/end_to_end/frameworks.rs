@@ -163,3 +163,29 @@ fn a_list_that_comes_from_elsewhere_is_not_taken_from_memory() {
     project.python(&["run"]).expect(0);
     assert_eq!(project.verdicts(), ["test_a.py::test_case[2] passed"]);
 }
+
+#[test]
+fn a_filter_holds_whatever_the_project_says_and_whatever_is_broken_beside() {
+    let two = "def test_one(): pass\ndef test_two(): assert False\n";
+    for options in ["", "-q", "-v", "-qq --strict-markers"] {
+        let project = Project::new(&[
+            ("pytest.ini", &format!("[pytest]\naddopts = {options}\n")),
+            ("test_a.py", two),
+            ("sub/test_b.py", two),
+        ]);
+        project.python(&["run", "--filter", "*test_one"]).expect(0);
+        let expected = ["sub/test_b.py::test_one passed", "test_a.py::test_one passed"];
+        assert_eq!(project.verdicts(), expected, "{options}");
+        // A file that can't be named is run, to tell what is wrong with it, and takes no other along.
+        project.write("test_c.py", "import nowhere\n");
+        project.write("test_d.py", "import os\nos._exit(0)\n");
+        project.python(&["run", "--filter", "*test_one"]).expect(1);
+        let expected = [
+            "sub/test_b.py::test_one passed",
+            "test_a.py::test_one passed",
+            "test_c.py failed",
+            "test_d.py failed",
+        ];
+        assert_eq!(project.verdicts(), expected, "{options}");
+    }
+}
