@@ -6,9 +6,14 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 
 use crate::{
-    Attempt, CancelReason, Fault, Judgement, RunEvent, RunId, Stamped, Suite, TeardownFailed, TestId, Time,
-    Unit, Verdict, WorkerName,
+    Attempt, CancelReason, Fault, Judgement, Output, Record, RunEvent, RunId, Stamped, Suite, TeardownFailed,
+    TestId, Time, Unit, Verdict, WorkerName,
 };
+
+/// How many bytes of output a record holds in all, of attempts that went well and of those that didn't. What is beyond is
+/// left out, and is in the stream of facts; a suite that prints without measure must not take the dispatcher's memory.
+const GOOD_OUTPUT_BYTES_MAX: usize = 64 << 20;
+const BAD_OUTPUT_BYTES_MAX: usize = 256 << 20;
 
 /// A test and all its attempts.
 #[derive(Debug, Clone, Serialize)]
@@ -83,6 +88,8 @@ pub struct RunRecord {
     /// Why it stopped handing out, when it did.
     pub cancelled: Option<CancelReason>,
     index: HashMap<TestId, usize>,
+    good_output_bytes: usize,
+    bad_output_bytes: usize,
 }
 
 impl RunRecord {
@@ -157,7 +164,7 @@ impl RunRecord {
                     lease: *lease,
                     worker: Some(worker.clone()),
                     judgement: Judgement::Outcome(record.outcome),
-                    record: Some(record.clone()),
+                    record: Some(self.kept(record)),
                 };
                 self.test_mut(test, None).attempts.push(attempt);
             }
@@ -175,6 +182,30 @@ impl RunRecord {
                 self.test_mut(test, None).attempts.push(attempt);
             }
             _ => {}
+        }
+    }
+
+    /// What is kept of a worker's record: all but an output for which there is no more room.
+    fn kept(&mut self, record: &Record) -> Record {
+        let (held, most) = if record.outcome.is_good() {
+            (&mut self.good_output_bytes, GOOD_OUTPUT_BYTES_MAX)
+        } else {
+            (&mut self.bad_output_bytes, BAD_OUTPUT_BYTES_MAX)
+        };
+        let bytes = record.output.text.len();
+        if *held + bytes <= most {
+            *held += bytes;
+            return record.clone();
+        }
+        let omitted = record.output.bytes_omitted + u64::try_from(bytes).unwrap_or(u64::MAX);
+        let text = "[left out of this record, which holds too much output already; it is in events.jsonl]\n";
+        let output = Output { text: text.to_owned(), bytes_omitted: omitted };
+        Record {
+            native: record.native.clone(),
+            message: record.message.clone(),
+            output,
+            phases: record.phases.clone(),
+            ..Record::new(record.outcome, record.started, record.duration_us)
         }
     }
 
@@ -213,5 +244,38 @@ impl RunRecord {
             self.tests.len() - 1
         });
         &mut self.tests[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Lease, Outcome, Token};
+
+    #[test]
+    fn outputs_beyond_all_measure_are_left_out_and_failures_keep_their_own_room() {
+        let mut record = RunRecord::default();
+        let mut finish = |n: u64, outcome, bytes: usize| {
+            let output = Output { text: "x".repeat(bytes), bytes_omitted: 1 };
+            let said = Record { output, ..Record::new(outcome, Time(1), 1) };
+            let event = RunEvent::AttemptFinished {
+                test: TestId::new("s", n.to_string()),
+                attempt: 1,
+                token: Token(n),
+                batch: "b".into(),
+                lease: Lease(1),
+                worker: "w".into(),
+                record: said,
+            };
+            record.apply(&Stamped { at: Time(n), event });
+            let kept = &record.tests.last().unwrap().attempts[0].record.as_ref().unwrap().output;
+            (kept.text.len() == bytes, kept.bytes_omitted)
+        };
+        let half = GOOD_OUTPUT_BYTES_MAX / 2;
+        assert_eq!(finish(1, Outcome::Passed, half), (true, 1));
+        assert_eq!(finish(2, Outcome::Passed, half), (true, 1));
+        assert_eq!(finish(3, Outcome::Passed, 100), (false, 101));
+        assert_eq!(finish(4, Outcome::Passed, 0), (true, 1));
+        assert_eq!(finish(5, Outcome::Failed, 100), (true, 1));
     }
 }
