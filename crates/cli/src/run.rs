@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use regatta_celery::{Broker, BrokerUrl};
 use regatta_console::node_name;
-use regatta_dispatch::Input;
-use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord, TeardownFailed};
+use regatta_dispatch::{Input, Ledger};
+use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord, Stamped, TeardownFailed};
 use regatta_store::{JUNIT_FILE, RUN_FILE, RUNS_KEPT_MAX, RunFolder, State, Store};
 use regatta_worker::{Ahead, Cancel, Fence, RunError, Worked, WorkerConfig};
 use tokio::sync::mpsc;
@@ -241,6 +241,19 @@ fn start_worker(
     tokio::spawn(async move { Box::pin(regatta_worker::run(&broker, config, quiet, kill)).await })
 }
 
+/// The recorder, as the dispatcher has it beside the clock that draws.
+struct Shared<'a>(&'a RefCell<Recorder>);
+
+impl Ledger for Shared<'_> {
+    fn write(&mut self, fact: &Stamped) -> std::io::Result<()> {
+        self.0.borrow_mut().on(fact)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.borrow_mut().flush()
+    }
+}
+
 /// The worker of this process; none once it has ended, or where a fleet works.
 struct OwnWorker(Option<WorkerTask>);
 
@@ -269,9 +282,9 @@ async fn drive(
     signals: &mut Signals,
     worker: &mut OwnWorker,
 ) -> Result<RunRecord, CliError> {
-    let mut sink = |fact: &regatta_model::Stamped| recorder.borrow_mut().on(fact);
+    let mut ledger = Shared(recorder);
     let release = stops.quiet.clone();
-    let mut run = std::pin::pin!(regatta_dispatch::run(broker, order, taken, &mut sink, release));
+    let mut run = std::pin::pin!(regatta_dispatch::run(broker, order, taken, &mut ledger, release));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stopped = 0;

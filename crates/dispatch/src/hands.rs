@@ -1,7 +1,6 @@
 //! One loop: whatever can wake it becomes an [`Input`], the brain answers with commands, and they are carried out in
 //! order.
 
-use std::io;
 use std::time::Instant;
 
 use futures::future::OptionFuture;
@@ -10,9 +9,9 @@ use regatta_model::{Command, Input, Run, RunEvent, RunOrder, RunRecord, Stamped,
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::DispatchError;
 use crate::broker::{self, Batches, Results, watch_link, watch_queues};
 use crate::clock::Clock;
+use crate::{DispatchError, Ledger};
 
 /// How many inputs from the broker's side may wait for the loop.
 const NEWS_MAX: usize = 256;
@@ -21,7 +20,7 @@ pub(crate) struct Hands<'a> {
     clock: Clock,
     run: Run,
     record: RunRecord,
-    sink: &'a mut dyn FnMut(&Stamped) -> io::Result<()>,
+    ledger: &'a mut dyn Ledger,
     batches: Batches,
     results: Results,
     broker: Broker,
@@ -32,12 +31,21 @@ impl<'a> Hands<'a> {
     pub(crate) async fn new(
         broker: &Broker,
         order: RunOrder,
-        sink: &'a mut dyn FnMut(&Stamped) -> io::Result<()>,
+        ledger: &'a mut dyn Ledger,
         release: CancellationToken,
     ) -> Result<Self, DispatchError> {
         let (batches, results) = broker::open(broker, &order).await?;
         let (run, record) = (Run::new(order), RunRecord::default());
-        Ok(Self { clock: Clock::new(), run, record, sink, batches, results, broker: broker.clone(), release })
+        Ok(Self {
+            clock: Clock::new(),
+            run,
+            record,
+            ledger,
+            batches,
+            results,
+            broker: broker.clone(),
+            release,
+        })
     }
 
     pub(crate) async fn work(
@@ -60,6 +68,7 @@ impl<'a> Hands<'a> {
                 Some(said) = self.results.next() => {
                     if let Some(input) = said.input.clone() {
                         self.take_in(input)?;
+                        self.ledger.flush().map_err(DispatchError::Ledger)?;
                     }
                     said.accept();
                 }
@@ -94,7 +103,7 @@ impl<'a> Hands<'a> {
     fn record_fact(&mut self, at: Time, event: RunEvent) -> Result<(), DispatchError> {
         let fact = Stamped { at, event };
         self.record.apply(&fact);
-        (self.sink)(&fact).map_err(DispatchError::Ledger)
+        self.ledger.write(&fact).map_err(DispatchError::Ledger)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The hands of [`Plan`](regatta_model::Plan) and [`Run`](regatta_model::Run): batches out, results in, facts to whoever listens.
 //!
-//! [`run`] owns one run's state from its first fact to its last. Every fact goes to the caller's sink (the ledger)
+//! [`run`] owns one run's state from its first fact to its last. Every fact goes to the caller's ledger
 //! before anything that follows from it is done. This crate must not know test frameworks, processes, files or
 //! terminals.
 
@@ -34,11 +34,26 @@ impl DispatchError {
     }
 }
 
+/// Where facts are written down.
+pub trait Ledger {
+    /// Takes a fact, in order, before anything that follows from it is done.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn write(&mut self, fact: &Stamped) -> io::Result<()>;
+
+    /// Hands what was taken to the operating system. Only then is the broker told to forget what it came from.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
 /// Carries a run to its end and returns its record.
 ///
 /// `inputs` brings what is listed and what the user wants ([`Input::Listed`], [`Input::Prepared`],
 /// [`Input::ListingEnded`], [`Input::Interrupt`], [`Input::Kill`]); the rest comes from the broker and the clock.
-/// `sink` is called with every fact, in order, before its consequences are published. `release` fires when all tests are
+/// `ledger` gets every fact, in order, before its consequences are published. `release` fires when all tests are
 /// judged and the run's own worker may end; where the order says that there is one, the run ends after
 /// [`Input::Released`].
 ///
@@ -48,8 +63,8 @@ pub async fn run(
     broker: &Broker,
     order: RunOrder,
     inputs: mpsc::Receiver<Input>,
-    sink: &mut dyn FnMut(&Stamped) -> io::Result<()>,
+    ledger: &mut dyn Ledger,
     release: CancellationToken,
 ) -> Result<RunRecord, DispatchError> {
-    hands::Hands::new(broker, order, sink, release).await?.work(inputs).await
+    hands::Hands::new(broker, order, ledger, release).await?.work(inputs).await
 }

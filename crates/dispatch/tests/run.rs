@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regatta_celery::transport::{Broker, BrokerUrl, ConnectOptions};
 use regatta_celery::{App, Context, Prefetch, ResultRoute, TaskError, WorkerOptions};
-use regatta_dispatch::{Input, run};
+use regatta_dispatch::{Input, Ledger, run};
 use regatta_model::{
     BatchEnd, BatchOrder, BatchReport, Fact, Item, Knowledge, Listed, Outcome, Policy, Progress,
     RESULTS_EXCHANGE, Record, RunEvent, RunOrder, RunRecord, Stamped, Suite, SuiteOrder, TASK_NAME, TestId,
@@ -82,6 +82,19 @@ fn order(queue: &str) -> RunOrder {
     }
 }
 
+struct Facts<'a>(&'a mut Vec<Stamped>);
+
+impl Ledger for Facts<'_> {
+    fn write(&mut self, fact: &Stamped) -> std::io::Result<()> {
+        self.0.push(fact.clone());
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 async fn whole_run(broker: &Broker, order: RunOrder, tests: usize) -> (RunRecord, Vec<Stamped>) {
     let (tell, inputs) = mpsc::channel(8);
     let name = |n: usize| if n % 10 == 3 { format!("bad{n}") } else { format!("t{n}") };
@@ -89,12 +102,9 @@ async fn whole_run(broker: &Broker, order: RunOrder, tests: usize) -> (RunRecord
     tell.send(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() }).await.unwrap();
     tell.send(Input::ListingEnded { suite: "s".into(), fault: None }).await.unwrap();
     let mut facts = Vec::new();
-    let mut sink = |fact: &Stamped| {
-        facts.push(fact.clone());
-        Ok(())
-    };
+    let mut ledger = Facts(&mut facts);
     let record =
-        tokio::time::timeout(DEADLINE, run(broker, order, inputs, &mut sink, CancellationToken::new()))
+        tokio::time::timeout(DEADLINE, run(broker, order, inputs, &mut ledger, CancellationToken::new()))
             .await
             .unwrap()
             .unwrap();

@@ -43,6 +43,11 @@ impl Recorder {
         if leads_on { self.ledger.flush() } else { Ok(()) }
     }
 
+    /// Hands what was taken to the operating system.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.ledger.flush()
+    }
+
     /// Time went on.
     pub(crate) fn tick(&mut self) -> io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
