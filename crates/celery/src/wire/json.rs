@@ -10,6 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::ser::Formatter;
 use serde_json::value::RawValue;
 
+use super::finite::Finite;
+
 /// How deep arrays and objects may nest; the limit of `serde_json` itself.
 const DEPTH_MAX: usize = 128;
 
@@ -26,15 +28,15 @@ pub struct RawJson {
 }
 
 impl RawJson {
-    /// Writes a value in Python's form: `", "` and `": "` between parts, everything beyond ASCII escaped. A Rust
-    /// float that is NaN or infinite becomes `null`, as `serde_json` has it.
+    /// Writes a value in Python's form: `", "` and `": "` between parts, everything beyond ASCII escaped.
     ///
     /// # Errors
-    /// When the value has no JSON form (a map with keys that aren't texts, or its own serialization fails).
+    /// When the value has no JSON form (a float that is NaN or infinite, a map with keys that aren't texts, or its own
+    /// serialization fails).
     pub fn of(value: &(impl Serialize + ?Sized)) -> Result<Self, JsonError> {
         let mut text = Vec::with_capacity(64);
         let mut serializer = serde_json::Serializer::with_formatter(&mut text, Python);
-        value.serialize(&mut serializer).map_err(|error| JsonError(error.to_string()))?;
+        Finite(value).serialize(&mut serializer).map_err(|error| JsonError(error.to_string()))?;
         let text = String::from_utf8(text).map_err(|error| JsonError(error.to_string()))?;
         Ok(Self::whole(&text))
     }
@@ -495,6 +497,37 @@ mod tests {
         assert!(big.to::<u64>().is_err());
         assert_eq!(big.to::<RawJson>().unwrap(), big);
         assert_eq!(big.to::<f64>().unwrap().to_bits(), 123_456_789_012_345_678_901_234_567_890_f64.to_bits());
+    }
+
+    #[test]
+    fn a_float_that_json_cannot_carry_is_refused_wherever_it_stands() {
+        #[derive(Serialize)]
+        enum Kind {
+            Newtype(f64),
+            Tuple(u8, f32),
+            Fields { x: Option<f64> },
+        }
+        #[derive(Serialize)]
+        struct Unit;
+        let raw = RawJson::parse("[1, 2]").unwrap();
+        let fine = (1.5, vec![Some(2.0f32), None], Kind::Fields { x: Some(0.0) }, Unit, "t", 'c', &raw, ());
+        let text = RawJson::of(&fine).unwrap();
+        assert_eq!(
+            text.as_str(),
+            "[1.5, [2.0, null], {\"Fields\": {\"x\": 0.0}}, null, \"t\", \"c\", [1, 2], null]"
+        );
+        let map = |x: f64| std::collections::BTreeMap::from([("k", [x])]);
+        for refused in [
+            RawJson::of(&f64::NAN),
+            RawJson::of(&vec![1.0, f64::INFINITY]),
+            RawJson::of(&map(f64::NEG_INFINITY)),
+            RawJson::of(&Kind::Newtype(f64::NAN)),
+            RawJson::of(&Kind::Tuple(1, f32::NAN)),
+            RawJson::of(&Kind::Fields { x: Some(f64::NAN) }),
+        ] {
+            let words = refused.unwrap_err().to_string();
+            assert!(words.contains("no number that JSON can carry"), "{words}");
+        }
     }
 
     #[test]

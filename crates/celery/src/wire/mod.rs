@@ -5,6 +5,7 @@
 
 mod control;
 mod event;
+mod finite;
 mod json;
 mod pattern;
 mod result;

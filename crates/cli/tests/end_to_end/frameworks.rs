@@ -189,3 +189,17 @@ fn a_filter_holds_whatever_the_project_says_and_whatever_is_broken_beside() {
         assert_eq!(project.verdicts(), expected, "{options}");
     }
 }
+
+#[test]
+fn what_was_asked_for_and_not_reported_is_no_pass_and_is_named() {
+    let project = Project::new(&[("test_a.py", CASES), ("cases.py", "CASES = [1, 2]")]);
+    project.python(&["run"]).expect(0);
+    project.write("cases.py", "CASES = [2]");
+    // Asked for by a name that is remembered, alone: nothing tells that it is gone but the missing record.
+    let ended = project.python(&["run", "--filter", "*case[1]"]).expect(3);
+    assert_eq!(project.verdicts(), ["test_a.py::test_case[1] unjudged"]);
+    let fault = &project.run_json()["tests"][0]["attempts"][0]["judgement"]["fault"];
+    assert_eq!(fault["kind"], "not_reported");
+    let named = "NOT REPORTED pytest test_a.py::test_case[1]";
+    assert!(ended.stdout.contains(named), "{}", ended.stdout);
+}
