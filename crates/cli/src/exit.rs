@@ -110,8 +110,8 @@ mod tests {
             (vec![failed.clone(), lost.clone()], None, Exit::Fault),
             (vec![failed.clone(), cancelled.clone()], Some(CancelReason::FailFast), Exit::Failed),
             (vec![failed.clone(), lost], Some(CancelReason::FailFast), Exit::Fault),
-            (vec![failed, cancelled.clone()], Some(CancelReason::Interrupted), Exit::Interrupted),
-            (vec![passed, cancelled], Some(CancelReason::NobodyWorks), Exit::Fault),
+            (vec![failed, cancelled], Some(CancelReason::Interrupted), Exit::Interrupted),
+            (vec![passed, fault(FaultKind::NobodyWorks)], None, Exit::Fault),
         ];
         for (judgements, reason, exit) in table {
             assert_eq!(Exit::of(&record(&judgements, reason)), exit, "{judgements:?} {reason:?}");

@@ -40,7 +40,7 @@ pub enum FaultKind {
     WorkerLost,
     /// The worker could not start what runs it (program or image missing, tree differs, disk full).
     CannotRun,
-    /// Nobody worked on its queue until the run gave up.
+    /// Nobody worked on its queue until the run gave that queue up.
     NobodyWorks,
     /// The run was cancelled before it had a result.
     Cancelled,

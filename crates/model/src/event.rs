@@ -65,8 +65,6 @@ pub enum CancelReason {
     FailFast,
     /// The user interrupted it.
     Interrupted,
-    /// Nobody worked on a queue for longer than allowed.
-    NobodyWorks,
 }
 
 /// What tests shared and what could not be taken down in good order.

@@ -150,14 +150,16 @@ impl Plan {
         self.lanes.get_mut(lane).map(|lane| lane.take(slots)).unwrap_or_default()
     }
 
-    /// Takes out everything, for a run that hands out no more.
+    /// Takes out all that waits for some lanes, which is not handed out any more.
     #[must_use]
-    pub fn drain(&mut self) -> Vec<(SuiteName, Work)> {
-        let lanes = std::mem::take(&mut self.lanes);
-        let work = lanes.into_iter().flat_map(|(lane, work)| {
-            work.groups.into_values().flatten().map(move |work| (lane.suite.clone(), work))
+    pub fn drain(&mut self, of: impl Fn(&Lane) -> bool) -> Vec<(SuiteName, Item)> {
+        let lanes = self.lanes.iter_mut().filter(|(lane, _)| of(lane));
+        let items = lanes.flat_map(|(lane, work)| {
+            work.by_unit.clear();
+            let groups = std::mem::take(&mut work.groups).into_values();
+            groups.flatten().map(|work| (lane.suite.clone(), work.item))
         });
-        work.collect()
+        items.collect()
     }
 
     /// Learns how long a test took, for the estimates of those that nobody has seen.

@@ -328,6 +328,5 @@ pub(crate) fn cancel_words(reason: CancelReason) -> &'static str {
     match reason {
         CancelReason::FailFast => "a test failed, and the run was to stop then",
         CancelReason::Interrupted => "it was interrupted",
-        CancelReason::NobodyWorks => "nobody worked on a queue for too long",
     }
 }

@@ -1,9 +1,10 @@
 //! Leases: who is believed to work on what, and what becomes of a batch that nobody works on any more.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{BEATS_MISSED_MAX, GRACE, Run, sorted};
-use crate::{BatchId, CancelReason, Fault, FaultKind, RunEvent, Time};
+use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run, sorted};
+use crate::{BatchId, Fault, FaultKind, Item, Lane, RunEvent, SuiteName, Time};
 
 /// How long a broker's queue may be seen without a consumer before the run says so. One look may fall into the moment
 /// in which a worker connects anew.
@@ -47,7 +48,7 @@ impl Run {
             };
             self.lose(&id, &reason, &fault);
             // Should it still live: it needn't go on.
-            self.commands.push(super::Command::Revoke { batch: id, terminate: true });
+            self.commands.push(Command::Revoke { batch: id, terminate: true });
         }
     }
 
@@ -131,22 +132,68 @@ impl Run {
         }
     }
 
-    pub(super) fn queue_seen(&mut self, now: Time, queue: String, consumers: u32) {
+    pub(super) fn queue_seen(&mut self, now: Time, queue: &str, consumers: u32) {
         if consumers > 0 {
-            if self.nobody.remove(&queue).is_some_and(|nobody| nobody.said) {
-                self.record(RunEvent::SomebodyWorks { queue });
-            }
-            return;
+            return self.somebody_works(queue);
         }
         let give_up = Duration::from_millis(self.order.nobody_after_ms);
-        let nobody = self.nobody.entry(queue.clone()).or_insert(Nobody { since: now, said: false });
+        let nobody = self.nobody.entry(queue.to_owned()).or_insert(Nobody { since: now, said: false });
         let span = now.since(nobody.since);
         if span >= NOBODY_SAID_AFTER && !std::mem::replace(&mut nobody.said, true) {
             let for_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-            self.record(RunEvent::NobodyWorks { queue, for_ms });
+            self.record(RunEvent::NobodyWorks { queue: queue.to_owned(), for_ms });
         }
         if span >= give_up {
-            self.cancel(CancelReason::NobodyWorks, true);
+            self.give_up_queue(queue, give_up);
+        }
+    }
+
+    /// Gives up what waits for a queue. What somebody has in work goes on under its lease, and so do other queues.
+    fn give_up_queue(&mut self, queue: &str, after: Duration) {
+        let fault = Fault {
+            kind: FaultKind::NobodyWorks,
+            message: format!(
+                "nobody worked on queue {queue} for {} s; start `regatta worker -Q {queue}` on this tree",
+                after.as_secs()
+            ),
+        };
+        let unstarted = |batch: &Batch| batch.lane.queue == queue && batch.worker.is_none();
+        let out: Vec<BatchId> =
+            (self.batches.iter()).filter(|(_, batch)| unstarted(batch)).map(|(id, _)| id.clone()).collect();
+        self.give_up_planned(&fault, |lane| lane.queue == queue);
+        for batch in out {
+            self.commands.push(Command::Revoke { batch: batch.clone(), terminate: true });
+            self.abandon(&batch, &fault);
+        }
+    }
+
+    /// Gives up what is planned for some lanes, and the retries that wait for them.
+    pub(super) fn give_up_planned(&mut self, fault: &Fault, of: impl Fn(&Lane) -> bool) {
+        let mut planned = self.plan.drain(&of);
+        let (due, kept) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(_, at)| self.suite(&at.0).is_some_and(|suite| of(&suite.lane(&at.1))));
+        let due: BTreeMap<(Time, u64), (SuiteName, Item)> = due;
+        self.waiting = kept;
+        planned.extend(due.into_values());
+        for at in planned {
+            self.forgo(&at, fault);
+        }
+    }
+
+    /// Somebody consumes from this queue, or began a batch of it.
+    pub(super) fn somebody_works(&mut self, queue: &str) {
+        if self.nobody.remove(queue).is_some_and(|nobody| nobody.said) {
+            self.record(RunEvent::SomebodyWorks { queue: queue.to_owned() });
+        }
+    }
+
+    /// A queue that has nothing of this run any more isn't looked at. What was seen there says nothing when it is used
+    /// again.
+    pub(super) fn forget_unused_queues(&mut self) {
+        if !self.nobody.is_empty() {
+            let used = self.queues();
+            self.nobody.retain(|queue, _| used.contains(queue));
         }
     }
 }

@@ -184,7 +184,7 @@ impl Run {
             Input::Report { batch, report } => self.report(now, &batch, report),
             Input::BatchFailed { batch, reason } => self.batch_failed(&batch, &reason),
             Input::PublishFailed { batch, reason } => self.publish_failed(&batch, &reason),
-            Input::QueueSeen { queue, consumers } => self.queue_seen(now, queue, consumers),
+            Input::QueueSeen { queue, consumers } => self.queue_seen(now, &queue, consumers),
             Input::BrokerLost { reason } => self.broker_down(reason),
             Input::BrokerBack => self.broker_up(now),
             Input::Released { failed } => self.worker_gone(failed),
@@ -194,6 +194,7 @@ impl Run {
         }
         self.retries_due(now);
         self.hand_out();
+        self.forget_unused_queues();
         self.finish_when_done();
         std::mem::take(&mut self.commands)
     }
@@ -409,29 +410,18 @@ impl Run {
         }
         self.cancelled = Some(reason);
         self.record(RunEvent::Cancelled { reason });
-        let fault = match reason {
-            CancelReason::NobodyWorks => Fault {
-                kind: FaultKind::NobodyWorks,
-                message: "nobody works on its queue; start `regatta worker -Q <queue>` on this tree".into(),
-            },
-            CancelReason::FailFast | CancelReason::Interrupted => cancelled_fault(),
-        };
-        let mut planned: Vec<(SuiteName, Item)> =
-            self.plan.drain().into_iter().map(|(suite, work)| (suite, work.item)).collect();
-        planned.extend(std::mem::take(&mut self.waiting).into_values());
-        let held = std::mem::take(&mut self.held);
-        planned.extend(
-            held.into_iter()
-                .flat_map(|(suite, items)| items.into_iter().map(move |item| (suite.clone(), item))),
-        );
-        for at in planned {
-            self.forgo(&at, &fault);
+        let fault = cancelled_fault();
+        self.give_up_planned(&fault, |_| true);
+        for (suite, items) in std::mem::take(&mut self.held) {
+            for item in items {
+                self.forgo(&(suite.clone(), item), &fault);
+            }
         }
         let out: Vec<(BatchId, bool)> =
             self.batches.iter().map(|(id, batch)| (id.clone(), batch.worker.is_some())).collect();
         for (batch, started) in out {
             self.commands.push(Command::Revoke { batch: batch.clone(), terminate: at_once });
-            if !started || reason == CancelReason::NobodyWorks {
+            if !started {
                 self.abandon(&batch, &fault);
             }
         }

@@ -27,6 +27,8 @@ impl Run {
         batch.deadline = Some(now.after(lease));
         if batch.worker.is_none() {
             batch.worker = Some(worker.clone());
+            let queue = batch.lane.queue.clone();
+            self.somebody_works(&queue);
             self.record(RunEvent::BatchStarted { batch: id.clone(), worker: worker.clone() });
         }
     }

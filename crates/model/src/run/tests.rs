@@ -1,5 +1,7 @@
 //! Tables: events in, commands out, time passed in. Each test reads as a story of one run.
 
+mod trouble;
+
 use std::time::Duration;
 
 use super::*;
