@@ -117,24 +117,23 @@ fn no_log_tells_the_password_whoever_is_asked_to_speak() {
     }
 }
 
-/// The rights that docs/design/004 names for a worker that serves `regatta run` alone.
-fn add_worker(node: &regatta_testbed::Node, user: &str, queue: &str) -> String {
-    let control = r".*\.celery\.pidbox";
-    node.add_user(
-        user,
-        "pass",
-        &format!(r"^({control}|celeryev|celery\.pidbox|reply\.celery\.pidbox)$"),
-        &format!(r"^(regatta\.results|celeryev|reply\.celery\.pidbox|{control})$"),
-        &format!(r"^({queue}|celery\.pidbox|{control})$"),
-    );
-    node.url_of(user, "pass")
+/// The rights that docs/fleet.md gives to a worker of its example, for another name and queue.
+fn add_worker(node: &regatta_testbed::Node, name: &str, queue: &str) -> String {
+    let page = include_str!("../../../../docs/fleet.md");
+    let command = page.split("set_permissions").nth(1).unwrap();
+    let rights: Vec<String> = command.split('\'').skip(1).step_by(2).take(3).map(str::to_owned).collect();
+    let own = |right: &String| right.replace("gpu-1", name).replace("(gpu|", &format!("({queue}|"));
+    let [configure, write, read] = [0, 1, 2].map(|n| own(&rights[n]));
+    node.add_user(name, "pass", &configure, &write, &read);
+    node.url_of(name, "pass")
 }
 
 #[test]
 fn a_worker_with_the_least_rights_runs_batches_and_is_not_held_up_by_what_is_none() {
     let node = shared_node();
     let queue = "cli-least-rights";
-    let url = add_worker(node, "cli-least", queue);
+    let name = "cli-least";
+    let url = add_worker(node, name, queue);
     let project = Project::of_commands(&[("a", "true"), ("b", "true")]);
     let configuration =
         format!("[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\nqueue = \"{queue}\"\n");
@@ -152,7 +151,23 @@ fn a_worker_with_the_least_rights_runs_batches_and_is_not_held_up_by_what_is_non
         owner.close().await;
     };
     runtime.block_on(nonsense);
-    let _worker = Running::start(project.command(&["worker", "-Q", queue, "--broker", &url, "--slots", "2"]));
+    let worker =
+        |queue| project.command(&["worker", "-Q", queue, "--broker", &url, "--name", name, "--slots", "2"]);
+    let working = Running::start(worker(queue));
     project.regatta(&["run", "--broker", &node.url()]).expect(0);
     assert_eq!(project.verdicts(), ["a passed", "b passed"]);
+    working.signal(Signal::SIGTERM);
+    working.wait().expect(0);
+    // What it may not read is refused by the broker.
+    runtime.block_on(async {
+        let owner = Broker::connect(&node.url().parse().unwrap(), ConnectOptions::default()).await.unwrap();
+        owner.declare(&Topology::default().queue(Queue::celery("cli-of-another"))).await.unwrap();
+        owner.close().await;
+    });
+    let refused = Running::start(worker("cli-of-another")).wait().expect(3);
+    assert!(
+        refused.stderr.contains("cli-of-another") && refused.stderr.contains("refused"),
+        "{}",
+        refused.stderr
+    );
 }
