@@ -124,10 +124,14 @@ impl Plan {
         self.lanes.values().all(|lane| lane.groups.is_empty())
     }
 
-    /// The lanes of a queue that have work, those with something urgent or unseen first, then by expected time left.
+    /// The lanes of a queue that have work and are ready, those with something urgent or unseen first, then by expected
+    /// time left.
     #[must_use]
-    pub fn next_lane(&self, queue: &str) -> Option<Lane> {
-        let waiting = self.lanes.iter().filter(|(lane, work)| lane.queue == queue && !work.groups.is_empty());
+    pub fn next_lane(&self, queue: &str, ready: impl Fn(&Lane) -> bool) -> Option<Lane> {
+        let waiting = self
+            .lanes
+            .iter()
+            .filter(|(lane, work)| lane.queue == queue && !work.groups.is_empty() && ready(lane));
         let next = waiting.min_by_key(|(_, work)| {
             let seen = work.groups.first_key_value().is_some_and(|(key, _)| key.0);
             (seen, Reverse(work.left()))
@@ -343,10 +347,11 @@ mod tests {
         let other = Lane { suite: "other".into(), ..lane() };
         plan.add(&lane(), test("seen", Some(5_000)));
         plan.add(&other, test("new", None));
-        assert_eq!(plan.next_lane("q"), Some(other.clone()));
+        assert_eq!(plan.next_lane("q", |_| true), Some(other.clone()));
+        assert_eq!(plan.next_lane("q", |lane| *lane != other), Some(lane()));
         assert_eq!(names(&plan.take(&other, 1)), "new");
-        assert_eq!(plan.next_lane("q"), Some(lane()));
+        assert_eq!(plan.next_lane("q", |_| true), Some(lane()));
         assert_eq!(plan.queues().collect::<Vec<_>>(), ["q"]);
-        assert_eq!(plan.next_lane("elsewhere"), None);
+        assert_eq!(plan.next_lane("elsewhere", |_| true), None);
     }
 }

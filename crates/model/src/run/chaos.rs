@@ -28,6 +28,10 @@ enum Move {
     Return(usize),
     /// The worker can't run it.
     Fault(usize),
+    /// The n-th batch that waits can't be published after all.
+    Refuse(usize),
+    /// Somebody looks at the queue.
+    Look(u32),
     Wait(u64),
     BrokerLost,
     BrokerBack,
@@ -42,7 +46,9 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => n.clone().prop_map(Move::Freeze),
         2 => n.clone().prop_map(Move::Late),
         1 => n.clone().prop_map(Move::Return),
-        1 => n.prop_map(Move::Fault),
+        1 => n.clone().prop_map(Move::Fault),
+        1 => n.prop_map(Move::Refuse),
+        2 => prop_oneof![Just(0), Just(0), Just(1)].prop_map(Move::Look),
         3 => (0..4_000_u64).prop_map(Move::Wait),
         1 => Just(Move::BrokerLost),
         1 => Just(Move::BrokerBack),
@@ -79,7 +85,7 @@ impl World {
             fail_fast: false,
             test_timeout_ms: 1_000,
             beat_ms: 500,
-            losses_max: 1_000,
+            losses_max: 2,
         };
         let suite = Suite { name: "s".into(), adapter: "pytest".into() };
         let order = RunOrder {
@@ -97,7 +103,7 @@ impl World {
             policy,
             slots_hint: 2,
             known: Knowledge::default(),
-            nobody_after_ms: 1_000_000,
+            nobody_after_ms: 5_000,
             own_worker: false,
         };
         let mut world = Self {
@@ -204,6 +210,11 @@ impl World {
                 let fault = Fault { kind: FaultKind::CannotRun, message: "no".into() };
                 self.end(&held, BatchEnd::Faulted(fault));
             }
+            Move::Refuse(n) if n < self.waiting.len() => {
+                let batch = self.waiting.remove(n).batch;
+                self.on(Input::PublishFailed { batch, reason: "no".into() });
+            }
+            Move::Look(consumers) => self.on(Input::QueueSeen { queue: "q".into(), consumers }),
             Move::Wait(ms) => {
                 self.now = self.now.after(Duration::from_millis(ms));
                 self.on(Input::Tick);

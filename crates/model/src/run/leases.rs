@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run, sorted};
+use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run};
 use crate::{BatchId, Fault, FaultKind, Item, Lane, RunEvent, SuiteName, Time};
 
 /// How long a broker's queue may be seen without a consumer before the run says so. One look may fall into the moment
@@ -69,49 +69,11 @@ impl Run {
         self.lose(id, reason, &fault);
     }
 
-    /// Takes a batch away from its worker: what is open in it goes to others, unless it was lost too often.
+    /// Takes a batch away from its worker. Only the test that ran is suspected.
     pub(super) fn lose(&mut self, id: &BatchId, reason: &str, fault: &Fault) {
         let Some(batch) = self.batches.get(id) else { return };
-        let suite = batch.lane.suite.clone();
-        let open = sorted(&batch.open);
-        let (worker, running) = (batch.worker.clone(), batch.running.clone());
-        let suspect = running.or_else(|| open.first().cloned());
-        self.record(RunEvent::WorkerLost {
-            worker,
-            batch: id.clone(),
-            tests: open.len(),
-            reason: reason.to_owned(),
-        });
-        for item in open {
-            let at = (suite.clone(), item);
-            let losses_max = self.order.policy.losses_max;
-            let Some(subject) = self.subjects.get_mut(&at) else { continue };
-            if suspect.as_ref() == Some(&at.1) {
-                subject.losses += 1;
-            }
-            let too_often = subject.losses > losses_max;
-            if self.cancelled.is_some() {
-                self.forgo(&at, fault);
-            } else if too_often {
-                self.fault(&at, fault);
-            } else {
-                self.plan_subject(&at, true);
-            }
-        }
-        self.batches.remove(id);
-    }
-
-    pub(super) fn batch_failed(&mut self, id: &BatchId, reason: &str) {
-        let fault = Fault { kind: FaultKind::CannotRun, message: reason.to_owned() };
-        self.lose(id, reason, &fault);
-    }
-
-    pub(super) fn publish_failed(&mut self, id: &BatchId, reason: &str) {
-        let fault = Fault {
-            kind: FaultKind::CannotRun,
-            message: format!("its batch could not be published: {reason}"),
-        };
-        self.lose(id, &format!("batch {id} could not be published: {reason}"), &fault);
+        let suspect = batch.running.clone().or_else(|| batch.open.iter().min().cloned());
+        self.take_back(id, reason, fault, |item| suspect.as_ref() == Some(item));
     }
 
     pub(super) fn broker_down(&mut self, reason: String) {

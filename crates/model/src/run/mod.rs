@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod chaos;
+mod faults;
 mod input;
 mod leases;
 mod results;
@@ -106,6 +107,8 @@ pub struct Run {
     remembered: HashSet<Unit>,
     held: HashMap<SuiteName, Vec<Item>>,
     nobody: HashMap<String, leases::Nobody>,
+    /// Lanes whose last batches could not be run.
+    troubles: HashMap<Lane, faults::Trouble>,
     broker_lost: bool,
     own_worker: OwnWorker,
     cancelled: Option<CancelReason>,
@@ -132,6 +135,7 @@ impl Run {
             remembered: HashSet::new(),
             held: HashMap::new(),
             nobody: HashMap::new(),
+            troubles: HashMap::new(),
             broker_lost: false,
             own_worker,
             cancelled: None,
@@ -162,7 +166,8 @@ impl Run {
     pub fn wake_at(&self) -> Option<Time> {
         let retry = self.waiting.keys().next().map(|key| key.0);
         let lease = self.batches.values().filter_map(|batch| batch.deadline).min();
-        retry.into_iter().chain(lease.filter(|_| !self.broker_lost)).min()
+        let rest = self.rest_ends_at();
+        retry.into_iter().chain(rest).chain(lease.filter(|_| !self.broker_lost)).min()
     }
 
     /// Takes in one input, and gives back what is to be done, in order. Facts are to be written down before whatever
@@ -182,8 +187,8 @@ impl Run {
             Input::ListingEnded { suite, fault } => self.listing_ended(suite, fault),
             Input::Progress { batch, progress } => self.progress(now, &batch, progress),
             Input::Report { batch, report } => self.report(now, &batch, report),
-            Input::BatchFailed { batch, reason } => self.batch_failed(&batch, &reason),
-            Input::PublishFailed { batch, reason } => self.publish_failed(&batch, &reason),
+            Input::BatchFailed { batch, reason } => self.batch_failed(now, &batch, &reason),
+            Input::PublishFailed { batch, reason } => self.publish_failed(now, &batch, &reason),
             Input::QueueSeen { queue, consumers } => self.queue_seen(now, &queue, consumers),
             Input::BrokerLost { reason } => self.broker_down(reason),
             Input::BrokerBack => self.broker_up(now),
@@ -193,6 +198,7 @@ impl Run {
             Input::Tick => self.expire_leases(now),
         }
         self.retries_due(now);
+        self.end_rests(now);
         self.hand_out();
         self.forget_unused_queues();
         self.finish_when_done();
@@ -303,7 +309,8 @@ impl Run {
                 let (started, unstarted) = self.out(&queue);
                 let slots = self.order.slots_hint.max(started).max(1);
                 let spare = SPARE_MIN.max(started / 2).max(slots.saturating_sub(started));
-                let Some(lane) = self.plan.next_lane(&queue).filter(|_| unstarted < spare) else { break };
+                let next = self.plan.next_lane(&queue, |lane| !self.rests(lane));
+                let Some(lane) = next.filter(|_| unstarted < spare) else { break };
                 let work = self.plan.take(&lane, slots);
                 self.send(lane, work);
             }

@@ -161,6 +161,7 @@ impl Run {
             *batch.unit_took.entry(unit).or_default() += took;
         }
         self.plan.test_took(&lane, took);
+        self.lane_works(&lane);
         let outcome = record.outcome;
         let test = TestId { suite: lane.suite, name: test };
         let batch = id.clone();
@@ -215,6 +216,7 @@ impl Run {
         let took = batch.unit_took.remove(item_name(&item)).unwrap_or_default();
         batch.open.remove(&item);
         self.plan.unit_took(&lane, took);
+        self.lane_works(&lane);
         self.done(&(lane.suite, item));
     }
 
@@ -242,7 +244,12 @@ impl Run {
             BatchEnd::Faulted(fault) => {
                 self.hear(now, id, &report.worker);
                 let reason = format!("{}: {}", report.worker, fault.message);
-                self.lose(id, &reason, &fault);
+                if fault.kind == FaultKind::WorkerLost {
+                    // It ran, and then the worker could tell nobody for too long.
+                    self.lose(id, &reason, &fault);
+                } else {
+                    self.cannot_run(now, id, &reason, &fault);
+                }
             }
         }
     }

@@ -501,6 +501,7 @@ fn a_worker_that_can_not_run_a_batch_leaves_it_to_others_until_it_is_a_fault() {
         let batch = story.take();
         let fault = Fault { kind: FaultKind::CannotRun, message: "no python".into() };
         story.end(&batch, "w", BatchEnd::Faulted(fault));
+        story.wait(100);
     }
     assert!(story.run.is_finished());
     let test = story.record.test(&TestId::new("s", "a")).expect("listed");

@@ -130,3 +130,142 @@ fn an_empty_look_of_long_ago_is_forgotten() {
         assert_eq!(story.run.queues(), ["q"], "began: {began}");
     }
 }
+
+fn no_python() -> Fault {
+    Fault { kind: FaultKind::CannotRun, message: "no python".into() }
+}
+
+/// Names of tests that nobody knows.
+fn names(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|n| format!("t{n}")).collect()
+}
+
+/// What comes of a batch that nobody can run.
+type Broken = fn(&(BatchId, BatchOrder)) -> Input;
+
+impl Story {
+    fn list_names(&mut self, names: &[String]) {
+        self.list(&names.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    }
+
+    /// A fleet that can't run anything takes all there is, until nothing more will come. Gives how many batches it took.
+    fn break_down(&mut self, broken: Broken) -> usize {
+        let mut batches = 0;
+        while !self.run.is_finished() {
+            while !self.sent.is_empty() {
+                let batch = self.take();
+                batches += 1;
+                self.on(broken(&batch));
+            }
+            let Some(next) = self.run.wake_at() else { break };
+            self.now = next;
+            self.on(Input::Tick);
+        }
+        batches
+    }
+}
+
+fn faulted(batch: &(BatchId, BatchOrder)) -> Input {
+    let report =
+        BatchReport { lease: batch.1.lease, worker: "broken".into(), end: BatchEnd::Faulted(no_python()) };
+    Input::Report { batch: batch.0.clone(), report }
+}
+
+#[test]
+fn a_fleet_that_can_run_nothing_is_not_a_storm_of_batches() {
+    let ways: [Broken; 3] = [
+        faulted,
+        |batch| Input::PublishFailed { batch: batch.0.clone(), reason: "no".into() },
+        |batch| Input::BatchFailed { batch: batch.0.clone(), reason: "no".into() },
+    ];
+    for broken in ways {
+        for tests in [1, 50, 5_000] {
+            let mut story = Story::new(Policy { losses_max: 2, ..policy() });
+            story.list_names(&names(0..tests));
+            let batches = story.break_down(broken);
+            assert!(story.run.is_finished());
+            assert_eq!(story.record.totals().unjudged, tests);
+            assert!(batches <= 20, "{batches} batches for {tests} tests");
+        }
+    }
+}
+
+#[test]
+fn what_could_not_be_run_waits_twice_as_long_each_time_and_every_test_of_it_is_charged() {
+    let mut story = Story::new(Policy { losses_max: 3, ..policy() });
+    story.list(&["a"], &[]);
+    // The policy's back-off, up to its limit.
+    for wait_ms in [100, 200, 300] {
+        let batch = story.take();
+        story.end(&batch, "broken", BatchEnd::Faulted(no_python()));
+        story.wait(wait_ms - 1);
+        assert!(story.sent.is_empty(), "{wait_ms} ms");
+        story.wait(1);
+        assert_eq!(story.sent.len(), 1, "{wait_ms} ms");
+    }
+    let batch = story.take();
+    story.end(&batch, "broken", BatchEnd::Faulted(no_python()));
+    assert_eq!(fault_of(&story, "a"), no_python());
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn batches_that_were_out_together_count_once_and_a_result_starts_the_count_anew() {
+    let mut order = with_gpu().run.order;
+    order.slots_hint = 16;
+    order.policy = Policy { losses_max: 1_000, ..policy() };
+    let mut story = Story::of(order);
+    let mut all = names(0..2_000);
+    all.push("gpu".into());
+    story.list_names(&all);
+    let gpu = story.take_with("gpu");
+    for _ in 0..20 {
+        // One broken worker with sixteen slots has them all but one.
+        let mut round = std::mem::take(&mut story.sent);
+        assert_eq!(round.len(), 16);
+        let good = round.pop().unwrap();
+        for batch in &round {
+            story.end(batch, "broken", BatchEnd::Faulted(no_python()));
+        }
+        assert!(story.sent.is_empty(), "the lane rests");
+        story.work(&good, "w", Outcome::Passed);
+        assert!(
+            story.sent.is_empty(),
+            "a result does not end that, or the broken worker would have the next"
+        );
+        story.wait(100);
+    }
+    assert_eq!(story.record.totals().unjudged, 0);
+    // Nobody is good any more.
+    story.break_down(faulted);
+    assert!(!story.run.is_finished());
+    let totals = story.record.totals();
+    assert_eq!(totals.pending, 1, "the other lane of the suite is not given up");
+    assert!(totals.passed >= 20 && totals.unjudged > 0, "{totals:?}");
+    story.work(&gpu, "w", Outcome::Passed);
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn tests_that_can_not_be_run_are_told_from_those_of_their_batch_that_can() {
+    let mut story = Story::new(Policy { losses_max: 1, ..policy() });
+    let all = names(0..40);
+    story.list_names(&all);
+    let mut batches = 0;
+    while !story.run.is_finished() {
+        while !story.sent.is_empty() {
+            let batch = story.take();
+            batches += 1;
+            let even = |item: &&OrderItem| item_name(&item.item).ends_with(['0', '2', '4', '6', '8']);
+            let facts = batch.1.items.iter().filter(even);
+            let facts =
+                facts.map(|item| finished(item_name(&item.item), item.token, Outcome::Passed)).collect();
+            story.say(&batch, "w", facts);
+            story.end(&batch, "w", BatchEnd::Faulted(no_python()));
+        }
+        story.wait(100);
+    }
+    let totals = story.record.totals();
+    assert_eq!((totals.passed, totals.unjudged), (20, 20));
+    assert!(batches <= 12, "{batches} batches");
+}
