@@ -178,6 +178,22 @@ def skip_reason(longrepr):
     return first_line(reason[9:] if reason.startswith("Skipped: ") else reason)
 
 
+class Kept(dict):
+    """What is left in it after pytest's own collection is still needed."""
+
+    def clear(self):
+        pass
+
+
+def keep_conftests(session):
+    """pytest (from 9.1) hands a conftest's fixtures to its folder when the folder is collected, and forgets the conftest
+    files of all others when collection is over. Here folders are collected later."""
+    fixtures = getattr(session, "_fixturemanager", None)
+    pending = getattr(fixtures, "_pending_conftests", None)
+    if isinstance(pending, dict):
+        fixtures._pending_conftests = Kept(pending)
+
+
 class Tree:
     """Folders and files as pytest's own collectors, without what is in the files."""
 
@@ -297,6 +313,7 @@ class Regatta:
             return ()
 
         session.genitems = remember
+        keep_conftests(session)
         try:
             type(session).perform_collect(session)
         finally:

@@ -203,3 +203,27 @@ fn what_was_asked_for_and_not_reported_is_no_pass_and_is_named() {
     let named = "NOT REPORTED pytest test_a.py::test_case[1]";
     assert!(ended.stdout.contains(named), "{}", ended.stdout);
 }
+
+#[test]
+fn fixtures_of_conftest_files_are_found_wherever_they_stand() {
+    let conftest = |name: &str, more: &str| {
+        format!("import pytest\n@pytest.fixture{more}\ndef {name}(): return '{name}'\n")
+    };
+    let auto = "import pytest\n@pytest.fixture(autouse=True)\ndef set_up(monkeypatch): monkeypatch.setenv('SET', 'up')\n";
+    let project = Project::new(&[
+        ("conftest.py", &conftest("root", "")),
+        ("tests/conftest.py", &format!("{}{auto}", conftest("tests", "(scope='session')"))),
+        ("tests/test_a.py", "import os\ndef test_a(root, tests): assert os.environ['SET'] == 'up'\n"),
+        ("tests/deep/conftest.py", &conftest("deep", "(scope='package')")),
+        (
+            "tests/deep/test_b.py",
+            "import os\ndef test_b(root, tests, deep): assert os.environ['SET'] == 'up'\n",
+        ),
+        ("other/conftest.py", &conftest("other", "")),
+        ("other/test_c.py", "import os\ndef test_c(root, other): assert 'SET' not in os.environ\n"),
+    ]);
+    for arguments in [&["run"][..], &["run"], &["run", "--filter", "*test_*"]] {
+        project.python(arguments).expect(0);
+        assert_eq!(project.verdicts().len(), 3, "{arguments:?}");
+    }
+}
