@@ -50,6 +50,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => n.prop_map(Move::Refuse),
         2 => prop_oneof![Just(0), Just(0), Just(1)].prop_map(Move::Look),
         3 => (0..4_000_u64).prop_map(Move::Wait),
+        1 => Just(Move::Wait(61_000)),
         1 => Just(Move::BrokerLost),
         1 => Just(Move::BrokerBack),
     ];

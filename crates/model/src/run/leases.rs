@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run};
+use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run, Work, sorted};
 use crate::{BatchId, Fault, FaultKind, Item, Lane, RunEvent, SuiteName, Time};
 
 /// How long a broker's queue may be seen without a consumer before the run says so. One look may fall into the moment
 /// in which a worker connects anew.
 const NOBODY_SAID_AFTER: Duration = Duration::from_secs(4);
+
+/// How long a batch may wait at a queue that has consumers, none of which gives a sign of life to this run, before it is
+/// sent once more. A batch behind slow tests waits for longer: whoever runs those beats.
+const UNBEGUN_MAX: Duration = Duration::from_secs(60);
 
 /// A queue without a consumer.
 #[derive(Debug)]
@@ -82,12 +86,13 @@ impl Run {
         }
     }
 
-    /// While the broker was away nobody could beat: every lease runs anew.
+    /// While the broker was away nobody could beat or begin anything: every lease runs anew.
     pub(super) fn broker_up(&mut self, now: Time) {
         if !std::mem::replace(&mut self.broker_lost, false) {
             return;
         }
         self.record(RunEvent::BrokerBack);
+        self.somebody.clear();
         let lease = self.lease_time() + GRACE * 10;
         for batch in self.batches.values_mut().filter(|batch| batch.deadline.is_some()) {
             batch.deadline = Some(now.after(lease));
@@ -96,8 +101,10 @@ impl Run {
 
     pub(super) fn queue_seen(&mut self, now: Time, queue: &str, consumers: u32) {
         if consumers > 0 {
-            return self.somebody_works(queue);
+            self.somebody_works(queue);
+            return self.send_unbegun(now, queue, consumers);
         }
+        self.somebody.remove(queue);
         let give_up = Duration::from_millis(self.order.nobody_after_ms);
         let nobody = self.nobody.entry(queue.to_owned()).or_insert(Nobody { since: now, said: false });
         let span = now.since(nobody.since);
@@ -140,6 +147,49 @@ impl Run {
         planned.extend(due.into_values());
         for at in planned {
             self.forgo(&at, fault);
+        }
+    }
+
+    /// Sends once more what no worker began, though there are some: a queue that was emptied or lost, or a worker that
+    /// hangs, never says so.
+    fn send_unbegun(&mut self, now: Time, queue: &str, consumers: u32) {
+        let since = *self.somebody.entry(queue.to_owned()).or_insert(now);
+        let unbegun = |batch: &Batch| {
+            batch.lane.queue == queue
+                && batch.worker.is_none()
+                && !batch.again
+                && now.since(since.max(batch.sent)) >= UNBEGUN_MAX
+        };
+        let unbegun: Vec<BatchId> =
+            (self.batches.iter()).filter(|(_, batch)| unbegun(batch)).map(|(id, _)| id.clone()).collect();
+        for id in unbegun {
+            let Some(batch) = self.batches.remove(&id) else { continue };
+            let suite = batch.lane.suite.clone();
+            let work: Vec<Work> = sorted(&batch.open)
+                .into_iter()
+                .filter_map(|item| {
+                    let attempt = self.subjects.get(&(suite.clone(), item.clone()))?.attempt;
+                    Some(Work { item, attempt, together: None, expected: None, urgent: true })
+                })
+                .collect();
+            let waited_s = now.since(batch.sent).as_secs();
+            self.record(RunEvent::WorkerLost {
+                worker: None,
+                batch: id.clone(),
+                tests: work.len(),
+                reason: format!(
+                    "none of {consumers} consumers of queue {queue} began batch {id} in {waited_s} s"
+                ),
+            });
+            self.commands.push(Command::Revoke { batch: id, terminate: true });
+            self.send(now, batch.lane, work, true);
+        }
+    }
+
+    /// A worker gave a sign of life for a batch of this queue.
+    pub(super) fn heard_from(&mut self, now: Time, queue: &str) {
+        if let Some(since) = self.somebody.get_mut(queue) {
+            *since = now;
         }
     }
 

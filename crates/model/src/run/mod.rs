@@ -65,6 +65,10 @@ struct Subject {
 struct Batch {
     lease: Lease,
     lane: Lane,
+    /// When it was handed out.
+    sent: Time,
+    /// It asks again for what an earlier batch asked for and no worker began.
+    again: bool,
     /// Who works on it; none while it waits at its queue.
     worker: Option<WorkerName>,
     /// When its lease is over; it runs from the first sign of a worker.
@@ -107,6 +111,8 @@ pub struct Run {
     remembered: HashSet<Unit>,
     held: HashMap<SuiteName, Vec<Item>>,
     nobody: HashMap<String, leases::Nobody>,
+    /// Queues that have consumers: since when, or when one of them last gave a sign of life to this run.
+    somebody: HashMap<String, Time>,
     /// Lanes whose last batches could not be run.
     troubles: HashMap<Lane, faults::Trouble>,
     broker_lost: bool,
@@ -135,6 +141,7 @@ impl Run {
             remembered: HashSet::new(),
             held: HashMap::new(),
             nobody: HashMap::new(),
+            somebody: HashMap::new(),
             troubles: HashMap::new(),
             broker_lost: false,
             own_worker,
@@ -199,7 +206,7 @@ impl Run {
         }
         self.retries_due(now);
         self.end_rests(now);
-        self.hand_out();
+        self.hand_out(now);
         self.forget_unused_queues();
         self.finish_when_done();
         std::mem::take(&mut self.commands)
@@ -299,7 +306,7 @@ impl Run {
 
     // Handing out.
 
-    fn hand_out(&mut self) {
+    fn hand_out(&mut self, now: Time) {
         if self.cancelled.is_some() || self.broker_lost {
             return;
         }
@@ -312,7 +319,7 @@ impl Run {
                 let next = self.plan.next_lane(&queue, |lane| !self.rests(lane));
                 let Some(lane) = next.filter(|_| unstarted < spare) else { break };
                 let work = self.plan.take(&lane, slots);
-                self.send(lane, work);
+                self.send(now, lane, work, false);
             }
         }
     }
@@ -331,7 +338,7 @@ impl Run {
         self.serial
     }
 
-    fn send(&mut self, lane: Lane, work: Vec<Work>) {
+    fn send(&mut self, now: Time, lane: Lane, work: Vec<Work>, again: bool) {
         let lease = Lease(self.next_serial());
         let batch = BatchId(format!("{}.{}", self.order.run, lease.0));
         let mut items = Vec::with_capacity(work.len());
@@ -360,6 +367,8 @@ impl Run {
         let state = Batch {
             lease,
             lane: lane.clone(),
+            sent: now,
+            again,
             worker: None,
             deadline: None,
             open: order.items.iter().map(|item| item.item.clone()).collect(),

@@ -25,12 +25,13 @@ impl Run {
         let lease = self.lease_time();
         let Some(batch) = self.batches.get_mut(id) else { return };
         batch.deadline = Some(now.after(lease));
+        let queue = batch.lane.queue.clone();
         if batch.worker.is_none() {
             batch.worker = Some(worker.clone());
-            let queue = batch.lane.queue.clone();
             self.somebody_works(&queue);
             self.record(RunEvent::BatchStarted { batch: id.clone(), worker: worker.clone() });
         }
+        self.heard_from(now, &queue);
     }
 
     fn fact(&mut self, now: Time, id: &BatchId, worker: &WorkerName, fact: Fact) {

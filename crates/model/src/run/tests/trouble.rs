@@ -269,3 +269,78 @@ fn tests_that_can_not_be_run_are_told_from_those_of_their_batch_that_can() {
     assert_eq!((totals.passed, totals.unjudged), (20, 20));
     assert!(batches <= 12, "{batches} batches");
 }
+
+/// Looks at a queue every two seconds.
+fn look(story: &mut Story, queue: &str, consumers: u32, for_s: u64) {
+    for _ in 0..for_s / 2 {
+        story.wait(2_000);
+        story.on(seen(queue, consumers));
+    }
+}
+
+fn resent(story: &Story) -> usize {
+    let unbegun = |event: &&RunEvent| matches!(event, RunEvent::WorkerLost { worker: None, .. });
+    story.events.iter().filter(unbegun).count()
+}
+
+#[test]
+fn a_batch_that_no_worker_begins_is_sent_again_once() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let first = story.take();
+    story.on(seen("q", 1));
+    look(&mut story, "q", 1, 58);
+    assert_eq!(resent(&story), 0);
+    look(&mut story, "q", 1, 2);
+    assert_eq!(story.revoked, [(first.0.clone(), true)]);
+    assert!(story.saw(|event| matches!(
+        event,
+        RunEvent::WorkerLost { worker: None, batch, tests: 1, reason } if *batch == first.0 && reason.contains("queue q")
+    )));
+    let second = story.take();
+    assert!(second.1.lease > first.1.lease);
+    assert_eq!(second.1.items[0].attempt, 1);
+    // Whoever has the first batch after all is too late.
+    story.say(&first, "w", vec![finished("a", first.1.items[0].token, Outcome::Failed)]);
+    assert_eq!(story.verdict("a"), None);
+    look(&mut story, "q", 1, 600);
+    assert_eq!(resent(&story), 1, "whatever keeps the queue, more batches don't help");
+    story.work(&second, "w", Outcome::Passed);
+    assert_eq!((story.verdict("a"), story.attempts("a")), (Some(Verdict::Passed), 1));
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_batch_behind_slow_ones_waits_as_long_as_they_take() {
+    let mut story = Story::new(policy());
+    story.list(&["a", "b"], &[]);
+    let slow = story.take_with("a");
+    story.say(&slow, "w", Vec::new());
+    for _ in 0..600 {
+        story.say(&slow, "w", Vec::new());
+        look(&mut story, "q", 1, 2);
+    }
+    assert_eq!(resent(&story), 0, "somebody is at work");
+    story.work(&slow, "w", Outcome::Passed);
+    look(&mut story, "q", 1, 58);
+    assert_eq!(resent(&story), 0);
+    look(&mut story, "q", 1, 2);
+    assert_eq!(resent(&story), 1, "nobody is any more");
+}
+
+#[test]
+fn a_batch_is_not_late_for_the_time_in_which_nobody_could_begin_it() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    look(&mut story, "q", 0, 58);
+    look(&mut story, "q", 1, 30);
+    story.on(seen("q", 0));
+    look(&mut story, "q", 1, 50);
+    story.on(Input::BrokerLost { reason: "gone".into() });
+    story.wait(50_000);
+    story.on(Input::BrokerBack);
+    look(&mut story, "q", 1, 60);
+    assert_eq!(resent(&story), 0);
+    look(&mut story, "q", 1, 2);
+    assert_eq!(resent(&story), 1);
+}
