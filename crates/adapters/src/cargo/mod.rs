@@ -7,7 +7,7 @@
 //!
 //! What the listing finds is written to `.regatta/prepared/<suite>.json` in the tree, so that a worker needs no cargo.
 //! Places in the tree are kept relative to it. A worker uses it only when its digest is the one that it was told, and a
-//! binary only when it has the content that was listed.
+//! binary only when it has the content that was listed, which is looked at before each test.
 //!
 //! What it can't do: documentation tests (rustdoc neither lists nor names them), a `runner` of the cargo configuration,
 //! and libraries of an `LD_LIBRARY_PATH` that isn't in [`CargoConfig::library_path`].
@@ -17,10 +17,10 @@ mod listing;
 mod messages;
 mod prepared;
 mod process;
+mod verified;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use regatta_model::{Digest, Suite, SuiteName, Unit};
 
@@ -28,6 +28,7 @@ use crate::seam::{Adapter, AdapterError, Listing, Runner};
 use listing::CargoListing;
 use prepared::Prepared;
 use process::CargoTest;
+use verified::Verified;
 
 /// What a Cargo suite is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +70,7 @@ impl CargoConfig {
 #[derive(Debug, Clone)]
 pub struct Cargo {
     config: Arc<CargoConfig>,
-    /// Contents of binaries that were found as listed, so that each is read once and not once per slot.
-    verified: Arc<Mutex<HashSet<Digest>>>,
+    verified: Arc<Verified>,
 }
 
 impl Cargo {

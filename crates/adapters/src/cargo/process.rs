@@ -1,15 +1,14 @@
 //! One test, one process.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use regatta_model::{Digest, Outcome, Record, Time};
+use regatta_model::{Outcome, Record, Time};
 
 use super::CargoConfig;
 use super::judge::{IGNORED, judge_status, judge_test};
 use super::prepared::{Binary, Prepared};
-use crate::digest;
+use super::verified::Verified;
 use crate::seam::{AdapterError, Ended, Invocation, TestProcess};
 
 /// Where the dynamic linker looks for shared libraries.
@@ -20,7 +19,7 @@ pub(super) struct CargoTest {
     config: Arc<CargoConfig>,
     tree: PathBuf,
     prepared: Prepared,
-    verified: Arc<Mutex<HashSet<Digest>>>,
+    verified: Arc<Verified>,
 }
 
 /// The binary and the path in a test's name.
@@ -33,7 +32,7 @@ impl CargoTest {
         config: Arc<CargoConfig>,
         tree: &Path,
         prepared: Prepared,
-        verified: Arc<Mutex<HashSet<Digest>>>,
+        verified: Arc<Verified>,
     ) -> Self {
         Self { config, tree: tree.to_owned(), prepared, verified }
     }
@@ -48,27 +47,6 @@ impl CargoTest {
             (None, Some(_)) | (Some(_), None) => None,
         }
     }
-
-    /// Makes sure that the binary is the one that was listed.
-    fn verify(&self, binary: &Binary) -> Result<PathBuf, AdapterError> {
-        let path = PathBuf::from(binary.path.at(&self.tree));
-        let known = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        if known().contains(&binary.digest) {
-            return Ok(path);
-        }
-        let found = digest::of_file(&path).map_err(|error| {
-            AdapterError::NotPrepared(format!(
-                "{}: {error}: this worker needs the folder into which the suite was built",
-                path.display()
-            ))
-        })?;
-        if found != binary.digest {
-            let path = path.display();
-            return Err(AdapterError::NotPrepared(format!("{path} was built anew since it was listed")));
-        }
-        known().insert(found);
-        Ok(path)
-    }
 }
 
 impl TestProcess for CargoTest {
@@ -76,7 +54,8 @@ impl TestProcess for CargoTest {
         let Some((binary, _)) = self.find(test) else {
             return Err(AdapterError::NotPrepared(format!("{test} is not among the tests that were built")));
         };
-        let program = self.verify(binary)?;
+        let program = PathBuf::from(binary.path.at(&self.tree));
+        self.verified.expect(&program, &binary.digest)?;
         let mut env: Vec<(String, String)> =
             binary.env.iter().map(|(name, value)| (name.clone(), value.at(&self.tree))).collect();
         let folders = self.prepared.library_path.iter().map(|place| place.at(&self.tree));

@@ -58,13 +58,13 @@ fn a_test_that_ends_the_interpreter_is_never_a_pass() {
     assert_eq!(project.run_json()["tests"][0]["attempts"][0]["judgement"]["outcome"], "crashed");
 }
 
+const MANIFEST: &str =
+    "[package]\nname = \"fruit\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n";
+
 #[test]
 fn cargo_is_recognised_and_exit_0_inside_a_test_is_no_pass() {
     let project = Project::new(&[
-        (
-            "Cargo.toml",
-            "[package]\nname = \"fruit\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n",
-        ),
+        ("Cargo.toml", MANIFEST),
         (
             "src/lib.rs",
             "#[test]\nfn apple() {}\n#[test]\nfn pear() { panic!(\"rotten\") }\n\
@@ -78,15 +78,32 @@ fn cargo_is_recognised_and_exit_0_inside_a_test_is_no_pass() {
     assert_eq!(ends[..3], ["passed", "failed", "failed"], "{verdicts:?}");
 }
 
+const REBUILDS: &str = r#"
+#[test]
+fn first_rebuilds() {
+    let binary = std::env::current_exe().unwrap();
+    let new = binary.with_extension("new");
+    std::fs::copy(&binary, &new).unwrap();
+    // It would run as before.
+    std::io::Write::write_all(&mut std::fs::File::options().append(true).open(&new).unwrap(), b"anew").unwrap();
+    std::fs::rename(&new, &binary).unwrap();
+}
+
+#[test]
+fn second() {}
+"#;
+
+#[test]
+fn a_binary_that_was_rebuilt_in_mid_run_gives_no_verdict() {
+    let project = Project::new(&[("Cargo.toml", MANIFEST), ("src/lib.rs", REBUILDS)]);
+    let ended = project.regatta(&["run", "--workers", "1"]).expect(3);
+    assert!(ended.stdout.contains("was rebuilt under this run"), "{}", ended.stdout);
+    assert_eq!(project.verdicts(), ["fruit$first_rebuilds passed", "fruit$second unjudged"]);
+}
+
 #[test]
 fn a_project_that_does_not_build_is_a_fault() {
-    let project = Project::new(&[
-        (
-            "Cargo.toml",
-            "[package]\nname = \"fruit\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n",
-        ),
-        ("src/lib.rs", "fn broken( {}\n"),
-    ]);
+    let project = Project::new(&[("Cargo.toml", MANIFEST), ("src/lib.rs", "fn broken( {}\n")]);
     let ended = project.regatta(&["run"]).expect(3);
     assert!(ended.stdout.contains("src/lib.rs:1"), "{}", ended.stdout);
 }
