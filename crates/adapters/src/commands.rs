@@ -85,8 +85,54 @@ impl Commands {
     }
 }
 
-/// Reads `name: command` lines. Words are split as a shell splits them, quotes and all, but no shell runs: a line that
-/// needs one says `sh -c '…'`. Empty lines and lines that begin with `#` say nothing.
+/// Splits a command into words as a shell does, quotes and all, but no shell runs.
+///
+/// # Errors
+/// When a quote is open, when there is no word, or when something stands outside of quotes that only a shell would do:
+/// as a word of its own it would change nothing, and `true && false` would pass.
+pub fn split_command(command: &str) -> Result<Vec<String>, String> {
+    let argv = shell_words::split(command).map_err(|error| error.to_string())?;
+    if argv.first().is_none_or(String::is_empty) {
+        return Err("there is no program in it".to_owned());
+    }
+    match of_a_shell(command) {
+        None => Ok(argv),
+        Some(part) => Err(format!(
+            "{part} means something to a shell, and none runs here: write sh -c '…', or quote it if the program shall get it"
+        )),
+    }
+}
+
+/// The first operator or expansion that stands outside of quotes.
+fn of_a_shell(command: &str) -> Option<&str> {
+    let mut quote = None;
+    let mut letters = command.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
+        let rest = &command[at..];
+        match (quote, letter) {
+            (Some('\''), '\'') | (Some('"'), '"') => quote = None,
+            (None, '\'' | '"') => quote = Some(letter),
+            (None | Some('"'), '\\') => drop(letters.next()),
+            (None | Some('"'), '`') => return Some("`"),
+            (None | Some('"'), '$') => {
+                let opens =
+                    |next: char| next.is_ascii_alphanumeric() || matches!(next, '_' | '{' | '(' | '?' | '@');
+                if rest[1..].starts_with(opens) {
+                    let end = rest[1..].find(char::is_whitespace).map_or(rest.len(), |end| end + 1);
+                    return Some(&rest[..end]);
+                }
+            }
+            (None, '|' | '&' | ';' | '<' | '>') => {
+                let end = rest.find(|next| next != letter).unwrap_or(rest.len());
+                return Some(&rest[..end]);
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Reads `name: command` lines, each command as [`split_command`] has it; a line that needs a shell says `sh -c '…'`. Empty lines and lines that begin with `#` say nothing.
 ///
 /// # Errors
 /// The line and what is wrong with it.
@@ -97,9 +143,9 @@ pub fn parse_commands(text: &str) -> Result<Vec<(String, Vec<String>)>, String> 
         let (name, command) = line
             .split_once(": ")
             .ok_or_else(|| format!("line {number}: {line:?} isn't of the form `name: command`"))?;
-        let argv = shell_words::split(command).map_err(|error| format!("line {number}: {error}"))?;
-        if name.trim().is_empty() || argv.is_empty() {
-            return Err(format!("line {number}: {line:?} needs a name and a command"));
+        let argv = split_command(command).map_err(|error| format!("line {number}: {command}: {error}"))?;
+        if name.trim().is_empty() {
+            return Err(format!("line {number}: {line:?} needs a name"));
         }
         Ok((name.trim().to_owned(), argv))
     };
@@ -194,6 +240,40 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_shell_would_do_is_refused_unless_it_is_quoted() {
+        let refused = [
+            ("true && false", "&&"),
+            ("echo a | grep b", "|"),
+            ("echo x > file", ">"),
+            ("a; b", ";"),
+            ("sleep 1 &", "&"),
+            ("cat <in", "<"),
+            ("echo $HOME/x", "$HOME/x"),
+            ("echo \"${HOME}\"", "${HOME}\""),
+            ("echo `date`", "`"),
+            ("make -j$(nproc)", "$(nproc)"),
+        ];
+        for (command, part) in refused {
+            let error = split_command(command).unwrap_err();
+            assert!(error.starts_with(&format!("{part} ")) && error.contains("sh -c"), "{command}: {error}");
+        }
+        for command in [
+            "sh -c 'true && false > $X'",
+            "grep \"a|b;c\" f",
+            "grep a\\|b f",
+            "grep 'end$' f",
+            "grep end$ f",
+            "echo \"5 $ \"",
+            "x --y=*.rs",
+        ] {
+            split_command(command).unwrap();
+        }
+        for nothing in ["", "  ", "''", "'open"] {
+            split_command(nothing).unwrap_err();
+        }
+    }
+
+    #[test]
     fn lines_are_split_as_a_shell_splits_them() {
         let text = "# tests\n\nunit: ./unit --fast\nwith: colon: echo 'a b' \"c\"\nsh: sh -c 'a | b'\n";
         let commands = parse_commands(text).unwrap();
@@ -206,8 +286,9 @@ mod tests {
     fn what_is_wrong_in_a_line_is_said_with_its_number() {
         for (text, expected) in [
             ("a: true\nnonsense", "line 2: \"nonsense\" isn't of the form `name: command`"),
-            ("a: 'open", "line 1: missing closing quote"),
-            ("\n : true", "line 2: \": true\" needs a name and a command"),
+            ("a: 'open", "line 1: 'open: missing closing quote"),
+            ("a: ''", "line 1: '': there is no program in it"),
+            ("\n : true", "line 2: \": true\" needs a name"),
         ] {
             assert_eq!(parse_commands(text).unwrap_err(), expected);
         }

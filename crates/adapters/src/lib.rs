@@ -13,7 +13,7 @@ mod seam;
 mod text;
 
 pub use cargo::{Cargo, CargoConfig};
-pub use commands::{COMMANDS_MAX, Commands, CommandsConfig, parse_commands};
+pub use commands::{COMMANDS_MAX, Commands, CommandsConfig, parse_commands, split_command};
 pub use pytest::{Pytest, PytestConfig};
 pub use recognise::{Framework, detect, recognise};
 pub use seam::{

@@ -1,10 +1,12 @@
 //! `regatta.toml`: what it may say, and errors that show where it is wrong.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
+use regatta_adapters::split_command;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::CliError;
@@ -29,13 +31,13 @@ pub(crate) struct Config {
     #[serde(default, deserialize_with = "span")]
     pub(crate) backoff_max: Option<Duration>,
     /// The limit for each test.
-    #[serde(default, deserialize_with = "span")]
+    #[serde(default, deserialize_with = "limit")]
     pub(crate) timeout: Option<Duration>,
     /// The limit for listing (and building) a suite.
-    #[serde(default, deserialize_with = "span")]
+    #[serde(default, deserialize_with = "limit")]
     pub(crate) list_timeout: Option<Duration>,
     /// Slots.
-    pub(crate) workers: Option<u16>,
+    pub(crate) workers: Option<NonZeroU16>,
     /// Stop after the first test that failed for good.
     pub(crate) fail_fast: Option<bool>,
     /// For how long a queue may have no worker before the run gives up.
@@ -98,8 +100,9 @@ pub(crate) struct SuiteConfig {
 pub(crate) struct CommandConfig {
     /// Its name.
     pub(crate) name: String,
-    /// What to run; split into words as a shell does, without a shell.
-    pub(crate) run: String,
+    /// What to run, in words.
+    #[serde(deserialize_with = "words")]
+    pub(crate) run: Vec<String>,
 }
 
 /// Where some tests go.
@@ -117,6 +120,21 @@ fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error
     let wrong =
         |error| serde::de::Error::custom(format!("{text:?} is no span of time such as \"30s\" ({error})"));
     humantime::parse_duration(&text).map(Some).map_err(wrong)
+}
+
+/// A span of time in which something can happen.
+fn limit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let limit = span(from)?;
+    if limit == Some(Duration::ZERO) {
+        return Err(serde::de::Error::custom(
+            "nothing can be done in no time; leave it out for the usual limit",
+        ));
+    }
+    Ok(limit)
+}
+
+fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    split_command(&String::deserialize(from)?).map_err(serde::de::Error::custom)
 }
 
 impl Config {

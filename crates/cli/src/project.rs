@@ -142,14 +142,7 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, Cl
             let commands = if let Some(file) = &config.file {
                 Commands::from_file(suite, tree, file, env)
             } else {
-                let split = |words: &str, test: &str| {
-                    shell_words::split(words).map_err(|error| {
-                        CliError::from_error(Exit::Usage, format!("command {test:?} of suite {name}"), &error)
-                    })
-                };
-                let tests =
-                    config.test.iter().map(|test| Ok((test.name.clone(), split(&test.run, &test.name)?)));
-                let commands = tests.collect::<Result<_, CliError>>()?;
+                let commands = config.test.iter().map(|test| (test.name.clone(), test.run.clone())).collect();
                 Commands::new(CommandsConfig { suite, tree: tree.to_owned(), commands, env })
             };
             Arc::new(commands.map_err(wrong)?)

@@ -37,11 +37,14 @@ pub fn write_junit(out: &mut dyn Write, record: &RunRecord) -> io::Result<()> {
 }
 
 fn test_case(test: &TestRecord) -> TestCase {
+    // Its unit is the class; that needn't be said twice.
+    let inside = test.unit.as_ref().and_then(|unit| test.test.name.strip_prefix(unit.name.as_str()));
+    let name = inside.and_then(|rest| rest.strip_prefix("::")).unwrap_or(&test.test.name);
     let mut case = match test.verdict() {
         Some(Verdict::Passed | Verdict::Flaky) => {
             let mut status = TestCaseStatus::success();
             status.add_reruns(test.attempts.iter().filter(|attempt| is_bad(attempt)).map(rerun));
-            TestCase::new(test.test.name.as_str(), status)
+            TestCase::new(name, status)
         }
         Some(Verdict::Skipped) => {
             let mut status = TestCaseStatus::skipped();
@@ -50,13 +53,13 @@ fn test_case(test: &TestRecord) -> TestCase {
             {
                 status.set_message(reason.as_str());
             }
-            TestCase::new(test.test.name.as_str(), status)
+            TestCase::new(name, status)
         }
-        Some(Verdict::Failed | Verdict::Unjudged) => TestCase::new(test.test.name.as_str(), bad(test)),
+        Some(Verdict::Failed | Verdict::Unjudged) => TestCase::new(name, bad(test)),
         None => {
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
             status.set_type("not_run").set_message("the run ended before this test had a result");
-            TestCase::new(test.test.name.as_str(), status)
+            TestCase::new(name, status)
         }
     };
     case.set_classname(test.unit.as_ref().map_or(test.test.suite.0.as_str(), |unit| unit.name.as_str()));

@@ -171,7 +171,13 @@ impl Progress {
                 clean(&failed.message, false)
             )),
             RunEvent::Cancelled { reason } => {
-                odd(format!("no more tests are handed out: {}", cancel_words(*reason)))
+                let mut lines = odd(format!("no more tests are handed out: {}", cancel_words(*reason)));
+                if *reason == CancelReason::Interrupted && !self.running.is_empty() {
+                    lines.extend(odd("these run to their end; Ctrl-C again ends them at once:".to_owned()));
+                    let running = self.running.keys().take(RUNNING_LINES_MAX);
+                    lines.extend(running.map(|(_, test)| format!("           {test}")));
+                }
+                lines
             }
             _ => Vec::new(),
         }

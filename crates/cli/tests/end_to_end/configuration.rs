@@ -106,3 +106,18 @@ fn usage_errors_are_2() {
     }
     project.regatta(&["--help"]).expect(0);
 }
+
+#[test]
+fn nothing_to_work_with_and_no_time() {
+    for (text, words) in [
+        ("workers = 0\n", "expected a nonzero u16"),
+        ("timeout = \"0s\"\n", "nothing can be done in no time"),
+        (
+            "[suite.s]\nadapter = \"commands\"\n[[suite.s.test]]\nname = \"a\"\nrun = \"true && false\"\n",
+            "&& means something to a shell",
+        ),
+    ] {
+        let said = wrong(text);
+        assert!(said.contains(words) && said.contains("regatta.toml:"), "{said}");
+    }
+}

@@ -95,8 +95,13 @@ impl Project {
     }
 
     /// The facts of the newest run of a kind.
+    /// The newest run's stream of facts, as far as it is written.
+    pub(crate) fn ledger(&self) -> String {
+        std::fs::read_to_string(self.run_folder().join("events.jsonl")).unwrap()
+    }
+
     pub(crate) fn facts(&self, kind: &str) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.run_folder().join("events.jsonl")).unwrap();
+        let text = self.ledger();
         let facts = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         facts.filter(|fact| fact["event"] == kind).collect()
     }

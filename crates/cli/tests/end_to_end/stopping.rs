@@ -54,3 +54,18 @@ fn the_second_signal_kills_at_once_and_nothing_is_left() {
     assert!(!somebody_runs(seconds));
     assert_eq!(project.verdicts(), ["a unjudged"]);
 }
+
+#[test]
+fn whoever_stops_a_run_learns_what_still_runs_and_how_to_end_it() {
+    let project = Project::of_commands(&[("first", "while test ! -e go; do sleep 0.05; done")]);
+    let mut run = Running::start(project.command(&["run", "-j", "1"]));
+    run.wait_for("Run ");
+    while !project.ledger().contains("attempt_started") {
+        std::thread::yield_now();
+    }
+    run.signal(Signal::SIGINT);
+    run.wait_for("Ctrl-C again ends them at once");
+    run.wait_for("smoke first");
+    project.write("go", "");
+    run.wait().expect(130);
+}
