@@ -111,7 +111,8 @@ mod tests {
             (vec![failed.clone(), cancelled.clone()], Some(CancelReason::FailFast), Exit::Failed),
             (vec![failed.clone(), lost], Some(CancelReason::FailFast), Exit::Fault),
             (vec![failed, cancelled], Some(CancelReason::Interrupted), Exit::Interrupted),
-            (vec![passed, fault(FaultKind::NobodyWorks)], None, Exit::Fault),
+            (vec![passed.clone(), fault(FaultKind::NobodyWorks)], None, Exit::Fault),
+            (vec![passed, fault(FaultKind::CannotRun)], Some(CancelReason::BrokerLost), Exit::Fault),
         ];
         for (judgements, reason, exit) in table {
             assert_eq!(Exit::of(&record(&judgements, reason)), exit, "{judgements:?} {reason:?}");

@@ -65,6 +65,8 @@ pub enum CancelReason {
     FailFast,
     /// The user interrupted it.
     Interrupted,
+    /// The broker was out of reach for longer than allowed.
+    BrokerLost,
 }
 
 /// What tests shared and what could not be taken down in good order.
@@ -236,7 +238,7 @@ pub enum RunEvent {
         /// What was noticed.
         reason: String,
     },
-    /// The broker could not be reached; leases wait.
+    /// The broker could not be reached; leases wait, for a while.
     BrokerLost {
         /// What was noticed.
         reason: String,

@@ -334,5 +334,6 @@ pub(crate) fn cancel_words(reason: CancelReason) -> &'static str {
     match reason {
         CancelReason::FailFast => "a test failed, and the run was to stop then",
         CancelReason::Interrupted => "it was interrupted",
+        CancelReason::BrokerLost => "the broker was out of reach for too long",
     }
 }

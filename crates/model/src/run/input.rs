@@ -28,7 +28,8 @@ pub struct RunOrder {
     pub slots_hint: usize,
     /// What earlier runs taught.
     pub known: Knowledge,
-    /// For how long a queue may have no worker before the run gives up, in milliseconds.
+    /// For how long a queue may have no worker before what waits there is given up, and for how long the broker may be
+    /// out of reach before the run is, in milliseconds.
     pub nobody_after_ms: u64,
     /// Whether a worker of the run's own is to be released before the run ends ([`Command::Release`]).
     pub own_worker: bool,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run, Work, sorted};
-use crate::{BatchId, Fault, FaultKind, Item, Lane, RunEvent, SuiteName, Time};
+use crate::{BatchId, CancelReason, Fault, FaultKind, Item, Lane, RunEvent, SuiteName, Time};
 
 /// How long a broker's queue may be seen without a consumer before the run says so. One look may fall into the moment
 /// in which a worker connects anew.
@@ -21,6 +21,14 @@ pub(super) struct Nobody {
     said: bool,
 }
 
+/// The broker is out of reach.
+#[derive(Debug)]
+pub(super) struct BrokerLost {
+    reason: String,
+    /// When the run ends without it; none when that has happened.
+    pub(super) give_up_at: Option<Time>,
+}
+
 impl Run {
     fn beat(&self) -> Duration {
         Duration::from_millis(self.order.policy.beat_ms)
@@ -31,7 +39,7 @@ impl Run {
     }
 
     pub(super) fn expire_leases(&mut self, now: Time) {
-        if self.broker_lost {
+        if self.broker_lost.is_some() {
             return;
         }
         let expired: Vec<BatchId> = self
@@ -80,19 +88,46 @@ impl Run {
         self.take_back(id, reason, fault, |item| suspect.as_ref() == Some(item));
     }
 
-    pub(super) fn broker_down(&mut self, reason: String) {
-        if !std::mem::replace(&mut self.broker_lost, true) {
+    pub(super) fn broker_down(&mut self, now: Time, reason: String) {
+        if self.broker_lost.is_none() {
+            let give_up_at = Some(now.after(self.give_up_after()));
+            self.broker_lost = Some(BrokerLost { reason: reason.clone(), give_up_at });
             self.record(RunEvent::BrokerLost { reason });
         }
     }
 
+    /// Ends the run when its broker has been away for as long as a queue may have no worker.
+    pub(super) fn broker_overdue(&mut self, now: Time) {
+        let Some(lost) = self.broker_lost.as_mut().filter(|lost| lost.give_up_at.is_some_and(|at| at <= now))
+        else {
+            return;
+        };
+        lost.give_up_at = None;
+        let reason = lost.reason.clone();
+        let fault = Fault {
+            kind: FaultKind::CannotRun,
+            message: format!(
+                "the broker was out of reach for {} s ({reason}); see to it, and run these again",
+                self.give_up_after().as_secs()
+            ),
+        };
+        self.end_now(CancelReason::BrokerLost, &fault);
+    }
+
+    fn give_up_after(&self) -> Duration {
+        Duration::from_millis(self.order.nobody_after_ms)
+    }
+
     /// While the broker was away nobody could beat or begin anything: every lease runs anew.
     pub(super) fn broker_up(&mut self, now: Time) {
-        if !std::mem::replace(&mut self.broker_lost, false) {
+        if self.broker_lost.take().is_none() {
             return;
         }
         self.record(RunEvent::BrokerBack);
         self.somebody.clear();
+        for nobody in self.nobody.values_mut() {
+            nobody.since = now;
+        }
         let lease = self.lease_time() + GRACE * 10;
         for batch in self.batches.values_mut().filter(|batch| batch.deadline.is_some()) {
             batch.deadline = Some(now.after(lease));
@@ -105,7 +140,7 @@ impl Run {
             return self.send_unbegun(now, queue, consumers);
         }
         self.somebody.remove(queue);
-        let give_up = Duration::from_millis(self.order.nobody_after_ms);
+        let give_up = self.give_up_after();
         let nobody = self.nobody.entry(queue.to_owned()).or_insert(Nobody { since: now, said: false });
         let span = now.since(nobody.since);
         if span >= NOBODY_SAID_AFTER && !std::mem::replace(&mut nobody.said, true) {

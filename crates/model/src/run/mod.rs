@@ -115,7 +115,8 @@ pub struct Run {
     somebody: HashMap<String, Time>,
     /// Lanes whose last batches could not be run.
     troubles: HashMap<Lane, faults::Trouble>,
-    broker_lost: bool,
+    /// None while it can be reached.
+    broker_lost: Option<leases::BrokerLost>,
     own_worker: OwnWorker,
     cancelled: Option<CancelReason>,
     finished: bool,
@@ -143,7 +144,7 @@ impl Run {
             nobody: HashMap::new(),
             somebody: HashMap::new(),
             troubles: HashMap::new(),
-            broker_lost: false,
+            broker_lost: None,
             own_worker,
             cancelled: None,
             finished: false,
@@ -174,7 +175,9 @@ impl Run {
         let retry = self.waiting.keys().next().map(|key| key.0);
         let lease = self.batches.values().filter_map(|batch| batch.deadline).min();
         let rest = self.rest_ends_at();
-        retry.into_iter().chain(rest).chain(lease.filter(|_| !self.broker_lost)).min()
+        // No lease ends while nobody can beat.
+        let next = self.broker_lost.as_ref().map_or(lease, |lost| lost.give_up_at);
+        retry.into_iter().chain(rest).chain(next).min()
     }
 
     /// Takes in one input, and gives back what is to be done, in order. Facts are to be written down before whatever
@@ -197,15 +200,20 @@ impl Run {
             Input::BatchFailed { batch, reason } => self.batch_failed(now, &batch, &reason),
             Input::PublishFailed { batch, reason } => self.publish_failed(now, &batch, &reason),
             Input::QueueSeen { queue, consumers } => self.queue_seen(now, &queue, consumers),
-            Input::BrokerLost { reason } => self.broker_down(reason),
+            Input::BrokerLost { reason } => self.broker_down(now, reason),
             Input::BrokerBack => self.broker_up(now),
             Input::Released { failed } => self.worker_gone(failed),
-            Input::Interrupt => self.cancel(CancelReason::Interrupted, false),
+            // Without a broker nothing will be heard of what runs.
+            Input::Interrupt if self.broker_lost.is_some() => {
+                self.end_now(CancelReason::Interrupted, &cancelled_fault());
+            }
+            Input::Interrupt => self.cancel(CancelReason::Interrupted, &cancelled_fault(), false),
             Input::Kill => self.kill(),
             Input::Tick => self.expire_leases(now),
         }
         self.retries_due(now);
         self.end_rests(now);
+        self.broker_overdue(now);
         self.hand_out(now);
         self.forget_unused_queues();
         self.finish_when_done();
@@ -307,7 +315,7 @@ impl Run {
     // Handing out.
 
     fn hand_out(&mut self, now: Time) {
-        if self.cancelled.is_some() || self.broker_lost {
+        if self.cancelled.is_some() || self.broker_lost.is_some() {
             return;
         }
         let queues: Vec<String> = self.plan.queues().map(String::from).collect();
@@ -420,17 +428,16 @@ impl Run {
     }
 
     /// Stops handing out. What is in work goes on to the end of the running test, or is ended at once.
-    fn cancel(&mut self, reason: CancelReason, at_once: bool) {
+    fn cancel(&mut self, reason: CancelReason, fault: &Fault, at_once: bool) {
         if self.cancelled.is_some() {
             return;
         }
         self.cancelled = Some(reason);
         self.record(RunEvent::Cancelled { reason });
-        let fault = cancelled_fault();
-        self.give_up_planned(&fault, |_| true);
+        self.give_up_planned(fault, |_| true);
         for (suite, items) in std::mem::take(&mut self.held) {
             for item in items {
-                self.forgo(&(suite.clone(), item), &fault);
+                self.forgo(&(suite.clone(), item), fault);
             }
         }
         let out: Vec<(BatchId, bool)> =
@@ -438,20 +445,25 @@ impl Run {
         for (batch, started) in out {
             self.commands.push(Command::Revoke { batch: batch.clone(), terminate: at_once });
             if !started {
-                self.abandon(&batch, &fault);
+                self.abandon(&batch, fault);
             }
         }
     }
 
     fn kill(&mut self) {
-        self.cancel(CancelReason::Interrupted, true);
+        self.end_now(CancelReason::Interrupted, &cancelled_fault());
+        self.own_worker = OwnWorker::Gone;
+    }
+
+    /// Gives up everything that is open, whoever is at work on it.
+    fn end_now(&mut self, reason: CancelReason, fault: &Fault) {
+        self.cancel(reason, fault, true);
         for batch in self.batches.keys().cloned().collect::<Vec<_>>() {
             self.commands.push(Command::Revoke { batch: batch.clone(), terminate: true });
-            self.abandon(&batch, &cancelled_fault());
+            self.abandon(&batch, fault);
         }
-        self.own_worker = OwnWorker::Gone;
         for suite in std::mem::take(&mut self.listing) {
-            self.record(RunEvent::ListingEnded { suite, fault: Some(cancelled_fault()) });
+            self.record(RunEvent::ListingEnded { suite, fault: Some(fault.clone()) });
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Open, Run, Stage, Subject, item_name, sorted};
+use super::{Open, Run, Stage, Subject, cancelled_fault, item_name, sorted};
 use crate::{
     BatchEnd, BatchId, BatchReport, CancelReason, Fact, Fault, FaultKind, Item, Progress, Record, RunEvent,
     SuiteName, TestId, Time, Token, Unit, WorkerName,
@@ -195,7 +195,7 @@ impl Run {
         if self.cancelled.is_some() || attempt > policy.retries || is_unit {
             self.done(at);
             if policy.fail_fast {
-                self.cancel(CancelReason::FailFast, true);
+                self.cancel(CancelReason::FailFast, &cancelled_fault(), true);
             }
             return;
         }

@@ -344,3 +344,96 @@ fn a_batch_is_not_late_for_the_time_in_which_nobody_could_begin_it() {
     look(&mut story, "q", 1, 2);
     assert_eq!(resent(&story), 1);
 }
+
+fn lost() -> Input {
+    Input::BrokerLost { reason: "connection refused".into() }
+}
+
+#[test]
+fn a_broker_that_stays_away_is_given_up() {
+    let mut story = Story::new(Policy { retries: 1, ..policy() });
+    let all = names(0..100);
+    let tests: Vec<Listed> =
+        all.iter().map(|name| Listed { test: TestId::new("s", name), unit: None }).collect();
+    story.on(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() });
+    let worked = story.take();
+    let begun = story.take();
+    story.work(&worked, "w", Outcome::Failed);
+    story.say(&begun, "w", Vec::new());
+    story.on(lost());
+    assert_eq!(
+        story.run.wake_at().map(|at| at.since(story.now)),
+        Some(Duration::from_millis(100)),
+        "the retry"
+    );
+    story.wait(100);
+    assert_eq!(story.run.wake_at().map(|at| at.since(story.now)), Some(Duration::from_millis(59_900)));
+    story.wait(59_899);
+    assert_eq!(story.record.totals().unjudged, 0);
+    // One of many reasons to look at the clock.
+    story.wait(1);
+    assert!(story.run.is_finished(), "though the suite is still listed");
+    assert_eq!(story.record.cancelled, Some(CancelReason::BrokerLost));
+    let totals = story.record.totals();
+    assert_eq!((totals.failed, totals.pending), (worked.1.items.len(), 0));
+    assert_eq!(totals.failed + totals.unjudged, 100);
+    for name in [item_name(&begun.1.items[0].item), "t99"] {
+        let fault = fault_of(&story, name);
+        assert_eq!(fault.kind, FaultKind::CannotRun);
+        assert!(fault.message.contains("60 s (connection refused)"), "{}", fault.message);
+    }
+    assert_eq!(story.record.listing_faults.len(), 1, "an end that nobody takes for a whole list");
+}
+
+#[test]
+fn a_broker_that_comes_back_in_time_is_waited_for_each_time() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let batch = story.take();
+    story.say(&batch, "w", Vec::new());
+    for _ in 0..3 {
+        story.on(lost());
+        story.wait(59_000);
+        story.on(Input::BrokerBack);
+        story.say(&batch, "w", Vec::new());
+    }
+    story.work(&batch, "w", Outcome::Passed);
+    assert_eq!(story.verdict("a"), Some(Verdict::Passed));
+    assert_eq!(story.record.cancelled, None);
+}
+
+#[test]
+fn an_interrupt_without_a_broker_waits_for_nobody() {
+    for interrupted_first in [false, true] {
+        let mut story = Story::new(policy());
+        story.list(&["a", "b", "c"], &[]);
+        let batch = story.take();
+        story.say(&batch, "w", Vec::new());
+        let inputs = [lost(), Input::Interrupt];
+        let [first, second] = if interrupted_first { [Input::Interrupt, lost()] } else { inputs };
+        story.on(first);
+        assert!(!story.run.is_finished());
+        story.on(second);
+        if interrupted_first {
+            // It may come back with the results of what runs.
+            assert!(!story.run.is_finished());
+            story.wait(60_000);
+        }
+        assert!(story.run.is_finished());
+        assert_eq!(story.record.cancelled, Some(CancelReason::Interrupted));
+        assert_eq!(story.record.totals().unjudged, 3);
+    }
+}
+
+#[test]
+fn a_queue_is_not_empty_for_the_time_in_which_the_broker_was_away() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    story.on(seen("q", 0));
+    story.on(lost());
+    story.wait(59_000);
+    story.on(Input::BrokerBack);
+    story.wait(2_000);
+    story.on(seen("q", 0));
+    assert_eq!(story.verdict("a"), None, "its workers connect anew");
+}
