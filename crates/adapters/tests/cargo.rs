@@ -76,10 +76,21 @@ fn every_way_to_end_has_its_verdict() {
             "Crashed ended with exit status 0 before its harness could say how it went",
         ),
         ("traps$tests::ignored", "Skipped"),
+        ("traps$tests::leaves_a_thread_that_prints", "Passed"),
+        ("traps$tests::nests", "Passed"),
+        (
+            "traps$tests::nests_and_exits_early",
+            "Crashed ended with exit status 0 before its harness could say how it went",
+        ),
         ("traps$tests::passes", "Passed"),
         ("traps$tests::passes_too", "Passed"),
         ("traps$tests::returns_an_error", "Failed Error: \"no\""),
         ("traps$tests::should_panic", "Passed"),
+        (
+            "traps$tests::says_that_it_passed_and_exits_early",
+            "Crashed ended with exit status 0 before its harness could say how it went",
+        ),
+        ("traps$tests::takes_the_temporary_files_away", "Passed"),
         ("traps::environment$is_what_cargo_gives", "Passed"),
         ("traps::own_harness", "Passed"),
     ];

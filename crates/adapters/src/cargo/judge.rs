@@ -1,9 +1,14 @@
-//! How one test of a libtest binary went, by its exit status and its closing line.
+//! How one test of a libtest binary went, by its exit status and its harness's log.
 //!
-//! The exit status alone proves nothing: it is 0 for a test that isn't there and for one that calls `exit(0)`. The
-//! closing line comes only from a harness that got to its end. A test's output stands between the two parts of its own
-//! line (`test NAME ... ` and `ok`), since nothing is captured: what a crash leaves behind is then never lost.
+//! The exit status alone proves nothing: it is 0 for a test that isn't there and for one that calls `exit(0)`. Nor do
+//! words on standard output, which a test, its threads and its children share with the harness. The log (`--logfile`) is
+//! a file that only the harness knows; it names the test, and is written after the test returned. Where a harness keeps
+//! none, the closing line on standard output has to do.
+//!
+//! A test's output stands between the two parts of its own line (`test NAME ... ` and `ok`), since nothing is captured:
+//! what a crash leaves behind is then never lost.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regatta_model::{Outcome, Record};
@@ -17,6 +22,9 @@ pub(super) const IGNORED: &str = "ignored";
 
 /// How many lines of a panic's message are kept as the reason.
 const PANIC_LINES_MAX: usize = 8;
+
+/// What libtest says about the option that makes it keep a log (1.95 does), without a line's end.
+const LOG_WARNING: &[u8] = b"warning: `--logfile` is deprecated";
 
 #[expect(clippy::expect_used, reason = "fixed patterns, compiled by every test")]
 mod patterns {
@@ -39,37 +47,95 @@ mod patterns {
     });
 }
 
-/// What a test of a harness did.
-pub(super) fn judge_test(path: &str, ended: &Ended) -> Record {
+/// What a test did whose harness kept this log.
+pub(super) fn judge_logged(path: &str, log: &str, ended: &Ended) -> Record {
+    let ended = &*without_warning(ended);
+    let Exit::Code(code) = ended.exit else { return text::unclean(ended, String::new) };
     let stdout = String::from_utf8_lossy(&ended.stdout);
     let closing = patterns::RESULT.captures_iter(&stdout).last();
-    let Exit::Code(code) = ended.exit else { return text::unclean(ended, String::new) };
-    let Some(closing) = closing else {
+    // One line. A child that was started with the same arguments writes to the same file, and the harness over it.
+    let passed = log
+        .strip_prefix("ok ")
+        .and_then(|log| log.strip_prefix(path))
+        .is_some_and(|log| log.starts_with('\n'));
+    if passed && code == 0 {
+        let before =
+            closing.as_ref().and_then(|closing| closing.get(0)).map(|closing| &stdout[..closing.start()]);
+        return pass(path, before.unwrap_or(&stdout), ended);
+    }
+    if log.starts_with("failed") && code != 0 {
+        return failure(&stdout, ended);
+    }
+    if log.starts_with(IGNORED) && code == 0 {
+        return skip(ended);
+    }
+    if !log.is_empty() {
+        let said = log.split(' ').next().unwrap_or_default();
         return text::unclean(ended, || {
-            format!("ended with exit status {code} before its harness could say how it went")
+            format!("ended with exit status {code} after its harness said: {said}")
         });
-    };
-    let count = |group: usize| closing[group].parse::<u64>().unwrap_or(u64::MAX);
+    }
+    match closing.map(|closing| counts(&closing)) {
+        Some([0, 0, 0]) if code == 0 => vanished(path, ended),
+        _ => too_early(code, ended),
+    }
+}
+
+/// What a test did whose harness keeps no log.
+pub(super) fn judge_closing(path: &str, ended: &Ended) -> Record {
+    let Exit::Code(code) = ended.exit else { return text::unclean(ended, String::new) };
+    let stdout = String::from_utf8_lossy(&ended.stdout);
+    let Some(closing) = patterns::RESULT.captures_iter(&stdout).last() else { return too_early(code, ended) };
     let before = closing.get(0).map_or("", |closing| &stdout[..closing.start()]).trim_end();
-    match (code, count(1), count(2), count(3)) {
-        (0, 1, 0, 0) if before.ends_with("ok") => {
-            let mut record = text::record(Outcome::Passed, ended);
-            record.output = text::output(spoken(path, before).as_bytes(), &ended.stderr, ended.bytes_omitted);
-            record
-        }
-        (0, 0, 0, 1) => Record { native: Some(IGNORED.to_owned()), ..text::record(Outcome::Skipped, ended) },
-        (0, 0, 0, 0) => {
-            let message = Some(format!("its binary has no test {path}: it is not the one that was listed"));
-            Record { message, ..text::record(Outcome::Errored, ended) }
-        }
-        (code, _, failed, _) if code != 0 && failed > 0 => {
-            let message = reason(&stdout, &String::from_utf8_lossy(&ended.stderr));
-            Record { message, ..text::record(Outcome::Failed, ended) }
-        }
-        (code, passed, failed, _) => text::unclean(ended, || {
+    match (code, counts(&closing)) {
+        (0, [1, 0, 0]) if before.ends_with("ok") => pass(path, before, ended),
+        (0, [0, 0, 1]) => skip(ended),
+        (0, [0, 0, 0]) => vanished(path, ended),
+        (code, [_, failed, _]) if code != 0 && failed > 0 => failure(&stdout, ended),
+        (code, [passed, failed, _]) => text::unclean(ended, || {
             format!("exit status {code} doesn't go with {passed} passed and {failed} failed tests")
         }),
     }
+}
+
+/// Tests that passed, failed and were ignored.
+fn counts(closing: &regex::Captures<'_>) -> [u64; 3] {
+    [1, 2, 3].map(|group| closing[group].parse().unwrap_or(u64::MAX))
+}
+
+fn without_warning(ended: &Ended) -> Cow<'_, Ended> {
+    match ended.stderr.strip_prefix(LOG_WARNING) {
+        Some(stderr) => Cow::Owned(Ended {
+            stderr: stderr.strip_prefix(b"\n").unwrap_or(stderr).to_vec(),
+            ..ended.clone()
+        }),
+        None => Cow::Borrowed(ended),
+    }
+}
+
+fn pass(path: &str, before: &str, ended: &Ended) -> Record {
+    let mut record = text::record(Outcome::Passed, ended);
+    record.output =
+        text::output(spoken(path, before.trim_end()).as_bytes(), &ended.stderr, ended.bytes_omitted);
+    record
+}
+
+fn skip(ended: &Ended) -> Record {
+    Record { native: Some(IGNORED.to_owned()), ..text::record(Outcome::Skipped, ended) }
+}
+
+fn failure(stdout: &str, ended: &Ended) -> Record {
+    let message = reason(stdout, &String::from_utf8_lossy(&ended.stderr));
+    Record { message, ..text::record(Outcome::Failed, ended) }
+}
+
+fn vanished(path: &str, ended: &Ended) -> Record {
+    let message = Some(format!("its binary has no test {path}: it is not the one that was listed"));
+    Record { message, ..text::record(Outcome::Errored, ended) }
+}
+
+fn too_early(code: i32, ended: &Ended) -> Record {
+    text::unclean(ended, || format!("ended with exit status {code} before its harness could say how it went"))
 }
 
 /// What a whole binary did that isn't a harness: all that it says is its exit status.
@@ -146,7 +212,7 @@ mod tests {
     const FAILED: &str = "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.00s\n\n";
 
     #[test]
-    fn a_pass_is_proven_by_status_and_closing_line() {
+    fn without_a_log_a_pass_is_proven_by_status_and_closing_line() {
         let own = |word: &str| format!("\nrunning 1 test\ntest a::b ... {word}\n\n");
         let none = OK.replace("1 passed", "0 passed");
         let ignored = none.replace("0 ignored", "1 ignored");
@@ -167,14 +233,63 @@ mod tests {
             (101, own("no end"), Outcome::Crashed),
         ];
         for (code, stdout, expected) in table {
-            let record = judge_test("a::b", &ended(Exit::Code(code), &stdout, ""));
+            let record = judge_closing("a::b", &ended(Exit::Code(code), &stdout, ""));
             assert_eq!(record.outcome, expected, "{code} {stdout}");
         }
-        let signal = judge_test("a::b", &ended(Exit::Signal(6), &(own("ok") + OK), ""));
+        let signal = judge_closing("a::b", &ended(Exit::Signal(6), &(own("ok") + OK), ""));
         assert_eq!(signal.outcome, Outcome::Crashed, "whatever was said before");
-        let late = judge_test("a::b", &ended(Exit::TimedOut, &own("partial"), ""));
+        let late = judge_closing("a::b", &ended(Exit::TimedOut, &own("partial"), ""));
         assert_eq!(late.outcome, Outcome::TimedOut);
         assert!(late.output.text.contains("partial"));
+    }
+
+    #[test]
+    fn a_pass_is_proven_by_status_and_log() {
+        let own = |word: &str| format!("\nrunning 1 test\ntest a::b ... {word}\n\n");
+        let none = OK.replace("1 passed", "0 passed");
+        let table = [
+            (0, "ok a::b\n", own("ok") + OK, Outcome::Passed),
+            (0, "ok a::b\n", own("a thread's wordsok") + "more" + OK + "and more", Outcome::Passed),
+            (0, "ok a::b\n", String::new(), Outcome::Passed),
+            (0, "ok a::b\n::b\n", own("a child with the same arguments failed\nok") + OK, Outcome::Passed),
+            (0, "", own("ok") + OK, Outcome::Crashed),
+            (0, "ok a::b", own("ok") + OK, Outcome::Crashed),
+            (0, "ok a::bc\n", own("ok") + OK, Outcome::Crashed),
+            (0, "ok a\n", own("ok") + OK, Outcome::Crashed),
+            (0, "failed a::b\n", own("ok") + OK, Outcome::Crashed),
+            (1, "ok a::b\n", own("ok") + OK, Outcome::Crashed),
+            (0, "", none, Outcome::Errored),
+            (0, "ignored a::b\n", own("ignored"), Outcome::Skipped),
+            (0, "ignored: slow a::b\n", own("ignored"), Outcome::Skipped),
+            (101, "failed a::b\n", own("noise") + "noise" + FAILED, Outcome::Failed),
+            (
+                101,
+                "failed: panic did not contain expected string a::b\n",
+                own("FAILED") + FAILED,
+                Outcome::Failed,
+            ),
+            (101, "", own("FAILED") + FAILED, Outcome::Crashed),
+        ];
+        for (code, log, stdout, expected) in table {
+            let record = judge_logged("a::b", log, &ended(Exit::Code(code), &stdout, ""));
+            assert_eq!(record.outcome, expected, "{code} {log} {stdout}");
+        }
+        let signal = judge_logged("a::b", "ok a::b\n", &ended(Exit::Signal(6), &(own("ok") + OK), ""));
+        assert_eq!(signal.outcome, Outcome::Crashed, "whatever was said before");
+    }
+
+    #[test]
+    fn what_libtest_says_about_its_log_is_not_part_of_what_a_test_says() {
+        let warning = String::from_utf8_lossy(LOG_WARNING);
+        for (stderr, expected) in [
+            (warning.to_string(), ""),
+            (format!("{warning}\n"), ""),
+            (format!("{warning}its own"), "its own"),
+            ("its own".to_owned(), "its own"),
+        ] {
+            let record = judge_logged("a::b", "ok a::b\n", &ended(Exit::Code(0), "", &stderr));
+            assert_eq!(record.output.text, expected);
+        }
     }
 
     #[test]
@@ -185,7 +300,7 @@ mod tests {
             ("test a::b - should panic ... ok", ""),
         ] {
             let stdout = format!("\nrunning 1 test\n{line}\n\n{OK}");
-            assert_eq!(judge_test("a::b", &ended(Exit::Code(0), &stdout, "")).output.text, expected);
+            assert_eq!(judge_closing("a::b", &ended(Exit::Code(0), &stdout, "")).output.text, expected);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use regatta_model::{Listed, TestId};
 
 use super::CargoConfig;
+use super::log::Log;
 use super::messages::{Artifact, BuildScript, Message, Metadata, Package, Target};
 use super::prepared::{Binary, Place, Prepared};
 use super::process::LIBRARY_PATH;
@@ -42,6 +43,8 @@ struct Asked {
     binary: Binary,
     /// It says in its manifest that it has no harness.
     own_harness: bool,
+    /// In which its harness should say the same, to tell whether it keeps a log.
+    log: Option<Log>,
     all: Option<Vec<String>>,
 }
 
@@ -162,15 +165,19 @@ impl CargoListing {
         let digest = digest::of_file(path)
             .map_err(|error| AdapterError::File { path: path.to_owned(), reason: error.to_string() })?;
         let folder = package.manifest_path.parent().unwrap_or(tree);
+        let own_harness = own_harness(package, &artifact.target);
         Ok(Asked {
             id: package.binary_id(&artifact.target),
-            own_harness: own_harness(package, &artifact.target),
+            own_harness,
+            // A harness of one's own may know the option and mean something else by it.
+            log: if own_harness { None } else { Some(Log::new()?) },
             binary: Binary {
                 path: Place::new(tree, &path.to_string_lossy()),
                 digest,
                 cwd: Place::new(tree, &folder.to_string_lossy()),
                 env: env.into_iter().map(|(name, value)| (name, Place::new(tree, &value))).collect(),
                 tests: None,
+                logs: false,
             },
             all: None,
         })
@@ -182,6 +189,7 @@ impl CargoListing {
         if asked.all.is_some() {
             args.push("--ignored".to_owned());
         }
+        args.extend(asked.log.iter().flat_map(Log::args));
         let env = asked.binary.env.iter().map(|(name, value)| (name.clone(), value.at(tree)));
         let mut env: Vec<(String, String)> = env.collect();
         let folders = self.library_path.iter().cloned().chain(self.config.library_path.clone());
@@ -196,8 +204,12 @@ impl CargoListing {
         let Some(mut asked) = self.waiting.pop_front() else { return Ok(()) };
         let names =
             if ended.exit == Exit::Code(0) && ended.bytes_omitted == 0 { names(&ended.stdout) } else { None };
+        let log = asked.log.take();
         match (names, asked.all.take()) {
+            // It may not know of logs.
+            (None, None) if log.is_some() => self.waiting.push_front(asked),
             (Some(all), None) if !(asked.own_harness && all.is_empty()) => {
+                asked.binary.logs = log.is_some_and(|log| logs(&log.read(), &all));
                 asked.all = Some(all);
                 self.waiting.push_front(asked);
             }
@@ -336,6 +348,12 @@ fn names(stdout: &[u8]) -> Option<Vec<String>> {
     text.lines().filter(|line| !line.trim().is_empty()).map(name).collect()
 }
 
+/// Whether a harness wrote its tests (`test NAME`) to its log too.
+fn logs(log: &str, tests: &[String]) -> bool {
+    let first = log.lines().next().and_then(|line| line.split_once(' '));
+    first.is_some_and(|(_, name)| tests.iter().any(|test| test == name))
+}
+
 fn expect_whole(what: &str, ended: &Ended) -> Result<(), AdapterError> {
     if ended.exit != Exit::Code(0) {
         return Err(failed(what, ended));
@@ -375,6 +393,56 @@ mod tests {
         ] {
             let found = names(text.as_bytes());
             assert_eq!(found, expected.map(|names| names.into_iter().map(str::to_owned).collect()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_harness_that_keeps_no_log_is_asked_again_without_and_has_none() {
+        let ended = |code, stdout: &str| Ended {
+            exit: Exit::Code(code),
+            stdout: stdout.as_bytes().to_vec(),
+            stderr: Vec::new(),
+            bytes_omitted: 0,
+            started: regatta_model::Time(1),
+            duration: std::time::Duration::ZERO,
+            leaked: 0,
+        };
+        for (code, said, asked_again) in [(0, "a: test\n", false), (101, "unrecognized option", true)] {
+            let mut listing = CargoListing::new(Arc::new(CargoConfig::new(Path::new("/tree"))));
+            listing.step = Step::Binaries;
+            let place = || Place::new(Path::new("/tree"), "/tree");
+            let (digest, env) = ("0".into(), Vec::new());
+            let binary = Binary { path: place(), digest, cwd: place(), env, tests: None, logs: false };
+            let (id, log) = ("fruit".to_owned(), Some(Log::new().unwrap()));
+            listing.waiting.push_back(Asked { id, binary, own_harness: false, log, all: None });
+            let with_log = |listing: &mut CargoListing| match listing.next().unwrap() {
+                ListingStep::Run(invocation) => invocation.args.iter().any(|arg| arg == "--logfile"),
+                other => panic!("{other:?}"),
+            };
+            assert!(with_log(&mut listing));
+            listing.ended(&ended(code, said)).unwrap();
+            assert!(!with_log(&mut listing));
+            if asked_again {
+                listing.ended(&ended(0, "a: test\n")).unwrap();
+                assert!(!with_log(&mut listing));
+            }
+            listing.ended(&ended(0, "")).unwrap();
+            assert!(!listing.ready["fruit"].logs);
+            assert_eq!(listing.ready["fruit"].tests, Some(BTreeMap::from([("a".to_owned(), false)])));
+        }
+    }
+
+    #[test]
+    fn a_log_names_what_was_listed() {
+        let tests = ["a::b".to_owned(), "c".to_owned()];
+        for (log, expected) in [
+            ("test a::b\ntest c\n", true),
+            ("benchmark c\n", true),
+            ("", false),
+            ("a::b: test\n", false),
+            ("test other\n", false),
+        ] {
+            assert_eq!(logs(log, &tests), expected, "{log}");
         }
     }
 }

@@ -14,6 +14,7 @@
 
 mod judge;
 mod listing;
+mod log;
 mod messages;
 mod prepared;
 mod process;

@@ -10,7 +10,7 @@ use crate::digest;
 use crate::seam::AdapterError;
 
 /// The version of the file's schema. A worker refuses another one.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Stands for the tree at the beginning of a path, wherever the tree is.
 const TREE: &str = "{tree}";
@@ -37,6 +37,8 @@ pub(super) struct Binary {
     pub(super) env: Vec<(String, Place)>,
     /// Its tests, and whether each is ignored. None when it can't list and is one test.
     pub(super) tests: Option<BTreeMap<String, bool>>,
+    /// Whether its harness keeps a log as libtest does, in which each test that ended is named.
+    pub(super) logs: bool,
 }
 
 /// A text that may begin with the tree's path.

@@ -1,12 +1,13 @@
 //! One test, one process.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use regatta_model::{Outcome, Record, Time};
 
 use super::CargoConfig;
-use super::judge::{IGNORED, judge_status, judge_test};
+use super::judge::{IGNORED, judge_closing, judge_logged, judge_status};
+use super::log::Log;
 use super::prepared::{Binary, Prepared};
 use super::verified::Verified;
 use crate::seam::{AdapterError, Ended, Invocation, TestProcess};
@@ -20,6 +21,8 @@ pub(super) struct CargoTest {
     tree: PathBuf,
     prepared: Prepared,
     verified: Arc<Verified>,
+    /// Of the test that runs.
+    log: Mutex<Option<Log>>,
 }
 
 /// The binary and the path in a test's name.
@@ -34,7 +37,7 @@ impl CargoTest {
         prepared: Prepared,
         verified: Arc<Verified>,
     ) -> Self {
-        Self { config, tree: tree.to_owned(), prepared, verified }
+        Self { config, tree: tree.to_owned(), prepared, verified, log: Mutex::default() }
     }
 
     /// The binary of a test, and whether the test is ignored.
@@ -62,10 +65,13 @@ impl TestProcess for CargoTest {
         let folders: Vec<String> = folders.chain(self.config.library_path.clone()).collect();
         env.push((LIBRARY_PATH.to_owned(), folders.join(":")));
         env.extend(self.config.env.iter().cloned());
-        let args = match split(test).1 {
+        let mut args = match split(test).1 {
             Some(path) => vec!["--exact".to_owned(), path.to_owned(), "--nocapture".to_owned()],
             None => Vec::new(),
         };
+        let log = binary.logs.then(Log::new).transpose()?;
+        args.extend(log.iter().flat_map(Log::args));
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = log;
         Ok(Invocation {
             program,
             args,
@@ -81,9 +87,11 @@ impl TestProcess for CargoTest {
     }
 
     fn judge(&self, test: &str, ended: &Ended) -> Record {
-        match split(test).1 {
-            Some(path) => judge_test(path, ended),
-            None => judge_status(ended),
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (split(test).1, log) {
+            (Some(path), Some(log)) => judge_logged(path, &log.read(), ended),
+            (Some(path), None) => judge_closing(path, ended),
+            (None, _) => judge_status(ended),
         }
     }
 }
