@@ -11,12 +11,12 @@ use crate::args::{Format, ListArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::listing::{LIST_TIMEOUT, Listing, fence};
-use crate::project::{self, Project};
+use crate::project::{self, Project, Trees};
 use crate::surroundings::base_env;
 
 /// Lists tests, suite by suite.
 pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
-    let mut project = Project::open(&args.selection.place)?;
+    let mut project = Project::open(&args.selection.place, Trees::One)?;
     project.select(&args.selection.suite)?;
     if project.suites.is_empty() {
         return Err(project.nothing_here());

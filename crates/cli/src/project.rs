@@ -26,6 +26,15 @@ pub(crate) struct Suite {
     pub(crate) order: SuiteOrder,
 }
 
+/// Where tests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trees {
+    /// In the tree that is listed.
+    One,
+    /// In the trees of workers, which may differ from it.
+    Many,
+}
+
 /// A project.
 pub(crate) struct Project {
     /// Its folder, absolute.
@@ -38,7 +47,7 @@ pub(crate) struct Project {
 
 impl Project {
     /// Reads the configuration, or recognises what is there.
-    pub(crate) fn open(place: &Place) -> Result<Self, CliError> {
+    pub(crate) fn open(place: &Place, trees: Trees) -> Result<Self, CliError> {
         let tree = place.tree.canonicalize().map_err(|error| {
             CliError::from_error(
                 Exit::Usage,
@@ -50,10 +59,10 @@ impl Project {
         let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         let mut suites = Vec::new();
         for (name, suite) in &config.suite {
-            suites.push(configured(&tree, name, suite)?);
+            suites.push(configured(&tree, name, suite, trees)?);
         }
         if config.suite.is_empty() {
-            suites.extend(detect(&tree).into_iter().map(|framework| recognised(&tree, framework)));
+            suites.extend(detect(&tree).into_iter().map(|framework| recognised(&tree, framework, trees)));
         }
         Ok(Self { tree, config, suites })
     }
@@ -91,17 +100,17 @@ pub(crate) fn filter(selection: &Selection, known: &Knowledge) -> Result<Filter,
     Ok(filter.only(failed))
 }
 
-fn recognised(tree: &Path, framework: Framework) -> Suite {
+fn recognised(tree: &Path, framework: Framework, trees: Trees) -> Suite {
     let order = |adapter: &dyn Adapter, kind| SuiteOrder {
         suite: adapter.suite(),
         queue: QUEUE.to_owned(),
         routes: Vec::new(),
         together: kind == Kind::Pytest,
-        held: kind == Kind::Cargo,
+        held: is_held(kind, trees),
     };
     match framework {
         Framework::Pytest => {
-            let config = PytestConfig::new(tree);
+            let config = PytestConfig { elsewhere: trees == Trees::Many, ..PytestConfig::new(tree) };
             let adapter = Arc::new(Pytest::new(config));
             Suite { order: order(adapter.as_ref(), Kind::Pytest), adapter }
         }
@@ -112,11 +121,16 @@ fn recognised(tree: &Path, framework: Framework) -> Suite {
     }
 }
 
+/// Whether nothing of a suite can be handed out before it is known what workers must find in their trees.
+fn is_held(kind: Kind, trees: Trees) -> bool {
+    kind == Kind::Cargo || kind == Kind::Pytest && trees == Trees::Many
+}
+
 fn cargo_config(tree: &Path) -> CargoConfig {
     CargoConfig { library_path: std::env::var("LD_LIBRARY_PATH").ok(), ..CargoConfig::new(tree) }
 }
 
-fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, CliError> {
+fn configured(tree: &Path, name: &str, config: &SuiteConfig, trees: Trees) -> Result<Suite, CliError> {
     check(name, config)?;
     let suite: regatta_model::SuiteName = name.into();
     let env: Vec<_> = pairs(&config.env);
@@ -129,6 +143,7 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, Cl
                 args: config.args.clone(),
                 paths: config.paths.clone(),
                 env,
+                elsewhere: trees == Trees::Many,
             };
             Arc::new(Pytest::new(pytest))
         }
@@ -157,7 +172,7 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig) -> Result<Suite, Cl
         queue: config.queue.clone().unwrap_or_else(|| QUEUE.to_owned()),
         routes: routes.collect::<Result<_, CliError>>()?,
         together: config.adapter == Kind::Pytest,
-        held: config.adapter == Kind::Cargo,
+        held: is_held(config.adapter, trees),
     };
     Ok(Suite { adapter, order })
 }

@@ -22,7 +22,7 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::face::Face;
 use crate::listing::{LIST_TIMEOUT, Listing, fence};
-use crate::project::{self, Project};
+use crate::project::{self, Project, Trees};
 use crate::signals::Signals;
 use crate::surroundings::{base_env, broker_url, connect, cores};
 use recorder::Recorder;
@@ -57,7 +57,8 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let mut signals = Signals::listen();
     // What was typed wrong is said before anything is looked for.
     let url = broker_url(&args.broker)?;
-    let mut project = Project::open(&args.selection.place)?;
+    let mut project =
+        Project::open(&args.selection.place, if url.is_some() { Trees::Many } else { Trees::One })?;
     project.select(&args.selection.suite)?;
     if project.suites.is_empty() {
         return Err(project.nothing_here());

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::WorkerArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::project::{self, Project};
+use crate::project::{self, Project, Trees};
 use crate::signals::Signals;
 use crate::surroundings::{base_env, broker_url, connect, cores};
 
@@ -22,7 +22,7 @@ pub(crate) async fn work(args: WorkerArgs) -> Result<Exit, CliError> {
             .hint("name it with --broker amqp://user@host/vhost or in REGATTA_BROKER")
             .hint("on one machine, regatta run works without: it brings its own"));
     };
-    let project = Project::open(&args.place)?;
+    let project = Project::open(&args.place, Trees::One)?;
     if project.suites.is_empty() {
         return Err(project.nothing_here());
     }

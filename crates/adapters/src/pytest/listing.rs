@@ -7,7 +7,8 @@ use regatta_model::Unit;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::PytestConfig;
+use super::{PytestConfig, SOURCES};
+use crate::digest;
 use crate::seam::{AdapterError, Ended, Exit, Listing, ListingStep};
 use crate::text;
 
@@ -70,7 +71,10 @@ impl Listing for PytestListing {
                 Err(AdapterError::ListingFailed { what, output: "its process never ended".to_owned() })
             }
             State::Found(units) => Ok(ListingStep::Found { tests: Vec::new(), units }),
-            State::Told => Ok(ListingStep::Done { prepared: None }),
+            State::Told => {
+                let tree = self.config.elsewhere.then_some(&self.config.tree);
+                Ok(ListingStep::Done { prepared: tree.and_then(|tree| digest::of_tree(tree, SOURCES)) })
+            }
         }
     }
 

@@ -31,6 +31,9 @@ const PLUGIN: &str = include_str!("plugin.py");
 const BOOTSTRAP: &str =
     "import os; exec(compile(os.environ.pop('REGATTA_PYTEST_PLUGIN'), '<regatta>', 'exec'))";
 
+/// The files that must be the same wherever tests run.
+const SOURCES: &str = ".py";
+
 /// Files of the tree's root that may change what a file's tests are.
 const SETTINGS: [&str; 7] =
     ["pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "pyproject.toml", "tox.ini", "setup.cfg"];
@@ -51,6 +54,8 @@ pub struct PytestConfig {
     pub paths: Vec<String>,
     /// Variables to set.
     pub env: Vec<(String, String)>,
+    /// Whether workers have trees of their own, which must be compared with the one that was listed.
+    pub elsewhere: bool,
 }
 
 impl PytestConfig {
@@ -64,6 +69,7 @@ impl PytestConfig {
             args: Vec::new(),
             paths: Vec::new(),
             env: Vec::new(),
+            elsewhere: false,
         }
     }
 
@@ -140,7 +146,7 @@ impl Adapter for Pytest {
         let settings = SETTINGS.iter().map(|name| root.join(name));
         let others = conftests.chain(settings).filter(|path| path.is_file());
         let files: Vec<PathBuf> = std::iter::once(file.clone()).chain(others).collect();
-        let PytestConfig { suite: _, tree: _, python, args, paths, env } = &*self.config;
+        let PytestConfig { suite: _, tree: _, python, args, paths, env, elsewhere: _ } = &*self.config;
         let ours = format!("{python:?} {args:?} {paths:?} {env:?}");
         let theirs = digest::of_files(&files).ok()?;
         Some(digest::of_bytes(format!("{ours} {theirs}").as_bytes()))
@@ -158,7 +164,14 @@ impl Adapter for Pytest {
         true
     }
 
-    fn runner(&self, tree: &Path, _prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+    fn runner(&self, tree: &Path, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+        let differs = |listed: &&Digest| digest::of_tree(tree, SOURCES).as_ref() != Some(listed);
+        if prepared.filter(differs).is_some() {
+            return Err(AdapterError::NotPrepared(format!(
+                "the Python files in {} are not those of the run; bring this worker's tree to the same commit",
+                tree.display()
+            )));
+        }
         Ok(Runner::Warm(Box::new(PytestSession::new(Arc::clone(&self.config), tree))))
     }
 }

@@ -171,3 +171,30 @@ fn a_worker_with_the_least_rights_runs_batches_and_is_not_held_up_by_what_is_non
         refused.stderr
     );
 }
+
+#[test]
+fn a_worker_with_another_tree_gives_no_verdict() {
+    let url = shared_node().url();
+    let queue = "cli-other-tree";
+    let configuration = format!("[suite.py]\nadapter = \"pytest\"\nqueue = \"{queue}\"\n");
+    let files = |sound: bool| {
+        let code = format!("def sound(): return {}\n", if sound { "True" } else { "False" });
+        Project::new(&[
+            ("regatta.toml", &configuration),
+            ("code.py", &code),
+            ("test_a.py", "from code import sound\ndef test_a(): assert sound()\n"),
+        ])
+    };
+    let (here, older) = (files(false), files(true));
+    let worker = |project: &Project| {
+        Running::start(project.python_command(&["worker", "-Q", queue, "--broker", &url, "--slots", "1"]))
+    };
+    let stale = worker(&older);
+    let ended = here.python(&["run", "--broker", &url]).expect(3);
+    assert_eq!(here.verdicts(), ["test_a.py unjudged"], "what is in it was never known");
+    assert!(ended.stdout.contains("are not those of the run"), "{}", ended.stdout);
+    drop(stale);
+    let _fresh = worker(&here);
+    here.python(&["run", "--broker", &url]).expect(1);
+    assert_eq!(here.verdicts(), ["test_a.py::test_a failed"]);
+}
