@@ -82,6 +82,14 @@ pub(crate) struct Selection {
     pub(crate) place: Place,
 }
 
+impl Selection {
+    /// Whether only some tests of the suites are asked for.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.failed
+            || [&self.patterns, &self.filter, &self.exclude].iter().any(|patterns| !patterns.is_empty())
+    }
+}
+
 /// Where the project is.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Place {

@@ -16,7 +16,7 @@ pub(crate) enum Exit {
     Usage = 2,
     /// Something could not be judged: a fault of the set-up, not of a test.
     Fault = 3,
-    /// There was no test.
+    /// There was no test, or none in a suite of which all were asked for.
     NoTests = 4,
     /// The user stopped it.
     Interrupted = 130,
@@ -49,7 +49,7 @@ impl Exit {
             Self::Fault
         } else if totals.failed > 0 || !record.teardowns_failed.is_empty() {
             Self::Failed
-        } else if totals.tests == 0 {
+        } else if totals.tests == 0 || !record.filtered && record.suites_empty().next().is_some() {
             Self::NoTests
         } else {
             Self::Passed
@@ -65,7 +65,7 @@ impl From<Exit> for ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use regatta_model::{Attempt, Fault, Lease, Outcome, TestId, TestRecord, Token};
+    use regatta_model::{Attempt, Fault, Lease, Outcome, Suite, TestId, TestRecord, Token};
 
     use super::*;
 
@@ -116,6 +116,25 @@ mod tests {
         ];
         for (judgements, reason, exit) in table {
             assert_eq!(Exit::of(&record(&judgements, reason)), exit, "{judgements:?} {reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_suite_without_tests_is_no_pass_unless_only_some_were_asked_for() {
+        let passed = [Judgement::Outcome(Outcome::Passed)];
+        let failed = [Judgement::Outcome(Outcome::Failed)];
+        let table = [
+            (&passed, false, Exit::NoTests),
+            (&passed, true, Exit::Passed),
+            (&failed, false, Exit::Failed),
+            (&failed, true, Exit::Failed),
+        ];
+        for (judgements, filtered, exit) in table {
+            let mut record = record(judgements, None);
+            let suite = |name: &str| Suite { name: name.into(), adapter: "pytest".into() };
+            record.suites = vec![suite("s"), suite("empty")];
+            record.filtered = filtered;
+            assert_eq!(Exit::of(&record), exit, "{judgements:?} {filtered}");
         }
     }
 }

@@ -66,6 +66,7 @@ fn order(queue: &str) -> RunOrder {
             together: false,
             held: false,
         }],
+        filtered: false,
         policy: Policy {
             retries: 1,
             backoff_ms: 10,

@@ -101,6 +101,9 @@ pub enum RunEvent {
         broker: String,
         /// The suites.
         suites: Vec<Suite>,
+        /// Whether only some of their tests were asked for.
+        #[serde(default)]
+        filtered: bool,
         /// The policy.
         policy: Policy,
     },

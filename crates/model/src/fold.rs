@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 
 use crate::{
-    Attempt, CancelReason, Fault, Judgement, Output, Record, RunEvent, RunId, Stamped, Suite, TeardownFailed,
-    TestId, Time, Unit, Verdict, WorkerName,
+    Attempt, CancelReason, Fault, Judgement, Output, Record, RunEvent, RunId, Stamped, Suite, SuiteName,
+    TeardownFailed, TestId, Time, Unit, Verdict, WorkerName,
 };
 
 /// How many bytes of output a record holds in all, of attempts that went well and of those that didn't. What is beyond is
@@ -71,6 +71,8 @@ pub struct RunRecord {
     pub broker: String,
     /// The suites.
     pub suites: Vec<Suite>,
+    /// Whether only some of their tests were asked for.
+    pub filtered: bool,
     /// Tests in the order in which they were listed.
     pub tests: Vec<TestRecord>,
     /// Units that nobody has collected yet.
@@ -100,11 +102,12 @@ impl RunRecord {
         }
         self.updated = stamped.at;
         match &stamped.event {
-            RunEvent::RunStarted { run, tree, broker, suites, .. } => {
+            RunEvent::RunStarted { run, tree, broker, suites, filtered, .. } => {
                 self.run = Some(run.clone());
                 self.tree.clone_from(tree);
                 self.broker.clone_from(broker);
                 self.suites.clone_from(suites);
+                self.filtered = *filtered;
             }
             RunEvent::Listed { tests, units } => {
                 for listed in tests {
@@ -213,6 +216,12 @@ impl RunRecord {
     #[must_use]
     pub fn test(&self, test: &TestId) -> Option<&TestRecord> {
         self.index.get(test).map(|&at| &self.tests[at])
+    }
+
+    /// The suites of which no test is known: none was listed, and none was found in their units.
+    pub fn suites_empty(&self) -> impl Iterator<Item = &SuiteName> {
+        let names = self.suites.iter().map(|suite| &suite.name);
+        names.filter(|name| !self.tests.iter().any(|test| test.test.suite == **name))
     }
 
     /// Counts the verdicts.

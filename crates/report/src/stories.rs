@@ -60,6 +60,7 @@ fn facts() -> Vec<Stamped> {
             tree: "project".to_owned(),
             broker: "the embedded broker".to_owned(),
             suites: vec![Suite { name: "unit".into(), adapter: "commands".to_owned() }],
+            filtered: false,
             policy,
         },
         RunEvent::Listed { tests: listed.to_vec(), units: Vec::new() },

@@ -291,6 +291,11 @@ impl<'a> Summary<'a> {
             let _ = write!(text, ": {}", parts.join(", "));
         }
         self.line(&text);
+        if totals.tests > 0 {
+            for suite in self.record.suites_empty() {
+                self.line(&self.paint(Paint::Odd, &format!("Suite {suite} has no tests.")));
+            }
+        }
         if let Some(reason) = self.record.cancelled {
             self.line(&format!("Stopped early: {}.", cancel_words(reason)));
         }

@@ -70,6 +70,31 @@ fn fail_fast_hands_out_no_more_and_is_1() {
 }
 
 #[test]
+fn a_suite_without_tests_is_4_unless_a_filter_left_it_none() {
+    let project = Project::new(&[
+        (
+            "regatta.toml",
+            "[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\n\
+             [suite.moved]\nadapter = \"commands\"\nfile = \"empty.txt\"\n",
+        ),
+        ("list.txt", "one: true\n"),
+        ("empty.txt", "# all of them have moved\n"),
+    ]);
+    let ended = project.regatta(&["run"]).expect(4);
+    assert!(ended.stdout.contains("Suite moved has no tests."), "{}", ended.stdout);
+    assert!(ended.stderr.contains("error: no tests were found in suite moved"), "{}", ended.stderr);
+    assert_eq!(project.run_json()["exit_code"], 4);
+    project.regatta(&["show"]).expect(4);
+    for filtered in [&["run", "one"][..], &["run", "--exclude", "two"], &["run", "--suite", "smoke"]] {
+        project.regatta(filtered).expect(0);
+    }
+    project.regatta(&["show"]).expect(0);
+    project.write("list.txt", "one: false\n");
+    project.regatta(&["run"]).expect(1);
+    project.regatta(&["run", "--failed"]).expect(1);
+}
+
+#[test]
 fn filters_choose_and_none_left_is_4() {
     let project = Project::of_commands(&[("a one", "true"), ("a two", "true"), ("b[1]", "true")]);
     project.regatta(&["run", "b[1]"]).expect(0);

@@ -101,6 +101,7 @@ impl World {
                 together: true,
                 held: false,
             }],
+            filtered: false,
             policy,
             slots_hint: 2,
             known: Knowledge::default(),

@@ -22,6 +22,8 @@ pub struct RunOrder {
     pub broker: String,
     /// The suites.
     pub suites: Vec<SuiteOrder>,
+    /// Whether only some of their tests are asked for. Otherwise each suite should have some.
+    pub filtered: bool,
     /// What to do about failures and time.
     pub policy: Policy,
     /// How many slots are expected to work on each queue.

@@ -228,6 +228,7 @@ impl Run {
             tree: self.order.tree.clone(),
             broker: self.order.broker.clone(),
             suites: self.order.suites.iter().map(|suite| suite.suite.clone()).collect(),
+            filtered: self.order.filtered,
             policy: self.order.policy.clone(),
         });
     }

@@ -44,6 +44,7 @@ impl Story {
             tree: "tree".into(),
             broker: "embedded".into(),
             suites: vec![suite],
+            filtered: false,
             policy,
             slots_hint: 1,
             known: Knowledge::default(),
@@ -148,6 +149,35 @@ fn a_run_without_tests_ends_at_once() {
     story.list(&[], &[]);
     assert!(story.run.is_finished());
     assert_eq!(story.record.totals().tests, 0);
+}
+
+#[test]
+fn a_suite_in_which_nothing_was_found_is_told_from_one_that_a_filter_left_without() {
+    for filtered in [false, true] {
+        let mut order = Story::new(policy()).run.order;
+        let named = |name: &str| Suite { name: name.into(), adapter: "pytest".into() };
+        for name in ["empty", "hollow"] {
+            let suite = SuiteOrder { suite: named(name), ..order.suites[0].clone() };
+            order.suites.push(suite);
+        }
+        order.filtered = filtered;
+        let mut story = Story::of(order);
+        story.list(&["a"], &[]);
+        story.on(Input::ListingEnded { suite: "empty".into(), fault: None });
+        let units = vec![Unit { suite: "hollow".into(), name: "f.py".into() }];
+        story.on(Input::Listed { tests: Vec::new(), units, remembered: Vec::new() });
+        story.on(Input::ListingEnded { suite: "hollow".into(), fault: None });
+        let (first, second) = (story.take(), story.take());
+        let (tests, unit) = if first.1.suite.0 == "s" { (first, second) } else { (second, first) };
+        story.work(&tests, "w", Outcome::Passed);
+        let nothing = Fact::Collected { unit: "f.py".into(), tests: Vec::new() };
+        story.say(&unit, "w", vec![nothing, Fact::UnitFinished { unit: "f.py".into() }]);
+        story.end(&unit, "w", BatchEnd::Done);
+        assert!(story.run.is_finished());
+        let empty: Vec<&str> = story.record.suites_empty().map(|suite| suite.0.as_str()).collect();
+        assert_eq!(empty, ["empty", "hollow"]);
+        assert_eq!(story.record.filtered, filtered);
+    }
 }
 
 #[test]
