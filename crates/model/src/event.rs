@@ -241,6 +241,17 @@ pub enum RunEvent {
         /// What was noticed.
         reason: String,
     },
+    /// A batch could not be run, by nobody's death: its tests are tried again, or keep the fault.
+    BatchFaulted {
+        /// Who had it; none when it never came to a worker.
+        worker: Option<WorkerName>,
+        /// The batch.
+        batch: BatchId,
+        /// How many tests were open in it.
+        tests: usize,
+        /// Why.
+        reason: String,
+    },
     /// The broker could not be reached; leases wait, for a while.
     BrokerLost {
         /// What was noticed.

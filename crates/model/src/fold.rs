@@ -85,6 +85,8 @@ pub struct RunRecord {
     pub workers: Vec<WorkerName>,
     /// What happened to workers that were given up.
     pub losses: Vec<String>,
+    /// Why batches could not be run.
+    pub batches_faulted: Vec<String>,
     /// Late results, as `(test, worker)`.
     pub late: Vec<(TestId, WorkerName)>,
     /// Why it stopped handing out, when it did.
@@ -130,6 +132,7 @@ impl RunRecord {
             }
             RunEvent::LateResult { test, worker, .. } => self.late.push((test.clone(), worker.clone())),
             RunEvent::WorkerLost { reason, .. } => self.losses.push(reason.clone()),
+            RunEvent::BatchFaulted { reason, .. } => self.batches_faulted.push(reason.clone()),
             RunEvent::TeardownFailed(failed) => self.teardowns_failed.push(failed.clone()),
             RunEvent::Cancelled { reason } => self.cancelled = Some(*reason),
             RunEvent::RunFinished => self.finished = true,

@@ -50,6 +50,8 @@ pub struct Progress {
     left_us: u64,
     started: Time,
     last_plain: Time,
+    /// Why batches were not run, as far as it was said.
+    told: HashSet<String>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -78,6 +80,7 @@ impl Progress {
             left_us: 0,
             started: Time::default(),
             last_plain: Time::default(),
+            told: HashSet::new(),
         }
     }
 
@@ -143,8 +146,9 @@ impl Progress {
     }
 
     /// Facts that are about workers, the broker and the run as a whole.
-    fn notice(&self, event: &RunEvent) -> Vec<String> {
-        let odd = |text: String| vec![format!("{} {text}", self.style.paint(Paint::Odd, "      NOTE"))];
+    fn notice(&mut self, event: &RunEvent) -> Vec<String> {
+        let style = self.style;
+        let odd = |text: String| vec![format!("{} {text}", style.paint(Paint::Odd, "      NOTE"))];
         match event {
             RunEvent::RetryScheduled { test, attempt, delay_ms } => {
                 let delay = span(Duration::from_millis(*delay_ms));
@@ -155,7 +159,14 @@ impl Progress {
             }
             RunEvent::WorkerLost { worker, tests, reason, .. } => {
                 let worker = worker.as_ref().map_or("a worker", |worker| worker.0.as_str());
-                odd(format!("{worker} was lost ({reason}); {tests} tests go to others"))
+                odd(format!("{worker} was lost ({reason}); {}", go_on(*tests)))
+            }
+            RunEvent::BatchFaulted { tests, reason, .. } => {
+                // A broken worker breaks each batch alike, and the summary counts them.
+                if !self.told.insert(reason.clone()) {
+                    return Vec::new();
+                }
+                odd(format!("a batch was not run ({}); {}", clean(reason, false), go_on(*tests)))
             }
             RunEvent::BrokerLost { reason } => odd(format!("the broker is lost ({reason}); waiting for it")),
             RunEvent::BrokerBack => odd("the broker is back".to_owned()),
@@ -336,4 +347,8 @@ pub(crate) fn cancel_words(reason: CancelReason) -> &'static str {
         CancelReason::Interrupted => "it was interrupted",
         CancelReason::BrokerLost => "the broker was out of reach for too long",
     }
+}
+
+fn go_on(tests: usize) -> String {
+    if tests == 1 { "1 test goes to others".to_owned() } else { format!("{tests} tests go to others") }
 }

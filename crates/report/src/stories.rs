@@ -37,6 +37,11 @@ fn finished(
     }
 }
 
+fn not_run(batch: &str) -> RunEvent {
+    let (worker, reason) = (Some("w2@h".into()), "w2@h: no python here".to_owned());
+    RunEvent::BatchFaulted { worker, batch: batch.into(), tests: 1, reason }
+}
+
 /// A failure that stays, a flaky test, a crash's output full of escapes, a lost worker, and a test nobody reported.
 fn facts() -> Vec<Stamped> {
     let policy = Policy {
@@ -77,6 +82,8 @@ fn facts() -> Vec<Stamped> {
             tests: 2,
             reason: "3 beats missed".to_owned(),
         },
+        not_run("b3"),
+        not_run("b4"),
         finished("bad", 2, "w2@h", Outcome::Crashed, 9, "\u{1b}[2Jthree\n"),
         finished("flaky", 2, "w2@h", Outcome::Passed, 8, ""),
         RunEvent::AttemptFaulted {
@@ -113,6 +120,7 @@ fn what_is_notable_gets_a_line() {
           NOTE unit bad will be tried again in 0.200s (attempt 2)
           FAIL [  0.007s] unit flaky on w1@h
           NOTE w3@h was lost (3 beats missed); 2 tests go to others
+          NOTE a batch was not run (w2@h: no python here); 1 test goes to others
          CRASH [  0.009s] unit bad (attempt 2) on w2@h
          FLAKY [  0.008s] unit flaky (attempt 2) on w2@h
          FAULT [   -    ] unit lost: its batch ended without a word of it
@@ -162,8 +170,9 @@ fn the_summary_tells_all_that_is_not_as_it_should_be() {
 
     Incidents
         worker lost: 3 beats missed
+        batch not run: w2@h: no python here (2 batches)
 
-    Failed: 6 tests in 1.500s: 2 passed, 1 flaky, 1 failed, 1 skipped, 1 not judged
+    Failed: 6 tests in 1.700s: 2 passed, 1 flaky, 1 failed, 1 skipped, 1 not judged
     Run only these again: regatta run --failed
     Record: .regatta/runs/x
     "#);
@@ -189,7 +198,7 @@ fn junit_has_every_attempt_and_is_valid() {
     quick_junit::Report::deserialize(text.as_bytes()).unwrap();
     insta::assert_snapshot!(text, @r#"
     <?xml version="1.0" encoding="UTF-8"?>
-    <testsuites name="regatta" tests="6" skipped="1" failures="1" errors="1" timestamp="2025-11-24T08:00:00.000+00:00" time="1.500">
+    <testsuites name="regatta" tests="6" skipped="1" failures="1" errors="1" timestamp="2025-11-24T08:00:00.000+00:00" time="1.700">
         <testsuite name="unit" tests="6" skipped="1" errors="1" failures="1" timestamp="2025-11-24T08:00:00.000+00:00">
             <properties>
                 <property name="run" value="20251124-080000-abcd"/>
@@ -247,7 +256,7 @@ fn run_json_has_every_test_with_every_attempt() {
     write_run(&mut out, &record(&facts()), "0.1.0", 3).unwrap();
     let run: serde_json::Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(run["started"], "2025-11-24T08:00:00Z");
-    assert_eq!((run["schema"].as_u64(), run["duration_us"].as_u64()), (Some(1), Some(1_500_000)));
+    assert_eq!((run["schema"].as_u64(), run["duration_us"].as_u64()), (Some(1), Some(1_700_000)));
     let verdicts: Vec<_> =
         run["tests"].as_array().unwrap().iter().map(|test| test["verdict"].as_str()).collect();
     let expected = ["passed", "failed", "flaky", "skipped", "unjudged", "passed"].map(Some);

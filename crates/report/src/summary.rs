@@ -250,12 +250,17 @@ impl<'a> Summary<'a> {
     }
 
     fn incidents(&mut self) {
-        if self.record.losses.is_empty() && self.record.late.is_empty() {
+        let (lost, faulted) = (&self.record.losses, &self.record.batches_faulted);
+        if lost.is_empty() && faulted.is_empty() && self.record.late.is_empty() {
             return;
         }
         self.heading("Incidents");
-        for loss in &self.record.losses {
-            self.line(&format!("    worker lost: {}", clean(loss, false)));
+        for (word, reasons) in [("worker lost", lost), ("batch not run", faulted)] {
+            // A worker holds several batches, and a broken one breaks each alike.
+            for (reason, times) in counted(reasons) {
+                let times = if times > 1 { format!(" ({times} batches)") } else { String::new() };
+                self.line(&format!("    {word}: {}{times}", clean(reason, false)));
+            }
         }
         let late = self.record.late.len();
         for (test, worker) in self.record.late.iter().take(DETAILED_MAX) {
@@ -306,4 +311,16 @@ impl<'a> Summary<'a> {
         let folder = self.paint(Paint::Dim, &folder);
         self.line(&folder);
     }
+}
+
+/// Each reason once, in the order of their first time, and how often it was given.
+fn counted(reasons: &[String]) -> Vec<(&str, usize)> {
+    let mut counted: Vec<(&str, usize)> = Vec::new();
+    for reason in reasons {
+        match counted.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, times)) => *times += 1,
+            None => counted.push((reason, 1)),
+        }
+    }
+    counted
 }

@@ -62,11 +62,11 @@ impl Run {
         let suite = batch.lane.suite.clone();
         let worker = batch.worker.clone();
         let open = sorted(&batch.open);
-        self.record(RunEvent::WorkerLost {
-            worker,
-            batch: id.clone(),
-            tests: open.len(),
-            reason: reason.to_owned(),
+        let (batch, tests, reason) = (id.clone(), open.len(), reason.to_owned());
+        self.record(if fault.kind == FaultKind::WorkerLost {
+            RunEvent::WorkerLost { worker, batch, tests, reason }
+        } else {
+            RunEvent::BatchFaulted { worker, batch, tests, reason }
         });
         for item in open {
             let at = (suite.clone(), item);
