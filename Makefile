@@ -10,9 +10,8 @@ help: ## lists the targets
 install: ## installs what is missing: RabbitMQ, Docker and Compose, Python peers (Debian or Ubuntu)
 	@scripts/install.sh
 
-build: ## builds dist/regatta, dist/hello and the image
+build: ## builds dist/regatta, dist/hello and, where Docker is, the image
 	@scripts/build.sh
-	docker build --quiet --target runtime --tag regatta-hello .
 
 up: ## makes the broker ready, starts both workers and waits until they are healthy
 	@test -x dist/hello || $(MAKE) --no-print-directory build
@@ -32,7 +31,8 @@ check: ## formats, lints, documentation and the house's rules
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 	cargo xtask tidy
-	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; else \
+		echo "check: NOT CHECKED: licenses, bans and sources of dependencies (cargo install --locked cargo-deny)"; fi
 
 bench: ## ratios against Celery, xargs, pytest-xdist and cargo-nextest, side by side
 	cargo run --release --locked --quiet -p xtask -- bench
@@ -43,7 +43,5 @@ logs: ## shows what the workers say
 ps: ## shows how the workers are
 	@$(COMPOSE) ps
 
-clean: ## takes away what was built and started
-	-@scripts/down.sh
-	cargo clean
-	rm -rf dist results .venv
+clean: ## takes away what was built and started, also at the broker; RabbitMQ and packages stay
+	@scripts/clean.sh

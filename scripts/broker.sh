@@ -7,7 +7,9 @@
 # the other worker's queue. What Celery's reply queues force open is the default exchange: who may write to it can
 # publish to any queue of the virtual host.
 #
-# usage: scripts/broker.sh
+# With `remove` it takes all of that away again. RabbitMQ itself stays, and what was not made here too.
+#
+# usage: scripts/broker.sh [remove]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -101,6 +103,26 @@ worker() {
         "^(amq\\.default|celeryev|reply\\.celery\\.pidbox|$control)\$" \
         "^($2(\\.retry\\..*)?|$control|celery\\.pidbox)\$"
 }
+
+# usage: remove
+remove() {
+    local name
+    answers || fail "RabbitMQ does not answer" "start it and run it again"
+    # Ours are those with our tag.
+    for name in $(ctl list_users | awk -F '\t' -v tag="[$vhost]" '$2 == tag { print $1 }'); do
+        ctl delete_user "$name"
+        say "user $name is gone"
+    done
+    if ctl list_vhosts name | grep -qx "$vhost"; then
+        ctl delete_vhost "$vhost"
+        say "virtual host $vhost is gone, with its queues"
+    fi
+}
+
+if [ "${1:-}" = remove ]; then
+    remove
+    exit
+fi
 
 secrets
 start

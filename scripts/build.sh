@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the static binaries dist/regatta and dist/hello.
+# Builds the static binaries dist/regatta and dist/hello and, where Docker is, the image of the workers.
 #
 # usage: scripts/build.sh
 set -euo pipefail
@@ -12,3 +12,9 @@ mkdir -p dist
 for binary in regatta hello; do
     install -m 0755 "${CARGO_TARGET_DIR:-target}/$target/release/$binary" "dist/$binary"
 done
+
+if docker info >/dev/null 2>&1; then
+    docker build --quiet --target runtime --tag regatta-hello .
+else
+    printf 'build: Docker is not there or does not answer: the image was left out (make up needs it)\n'
+fi

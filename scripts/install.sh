@@ -16,7 +16,8 @@ docker compose version >/dev/null 2>&1 || has docker-compose || missing+=(docker
 has openssl || missing+=(openssl)
 has setpriv || missing+=(util-linux)
 [ -x /usr/sbin/debootstrap ] || missing+=(debootstrap)
-has python3 || missing+=(python3 python3-venv)
+# Debian's python3 can't make environments by itself.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 
 if [ ${#missing[@]} -gt 0 ]; then
     if ! has apt-get; then

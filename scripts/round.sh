@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The seed's round, checked: build, up, run, down. The output's first lines are exact, the record says that each task ran
-# on the worker of its own queue and both at the same time, and the dispatcher finds both workers well.
+# on the worker of its own queue and both at the same time, the broker refuses each worker at the other's queue, and the
+# dispatcher finds both well.
 #
 # usage: scripts/round.sh
 set -euo pipefail
@@ -18,6 +19,7 @@ fi
 for worker in worker-a worker-b; do
     grep -qw "$worker" <<<"$out" || { echo "round: nothing ran on $worker" >&2; exit 1; }
 done
+scripts/isolation.sh
 dist/hello status --broker amqp://dispatcher@127.0.0.1:5672/regatta --password-file secrets/dispatcher
 # Two tasks of a second each are done in about one: the containers work at the same time.
 record=$(scripts/run.sh --wait 1 --format json)
