@@ -1,12 +1,13 @@
 //! Batches that could not be run at all: what that costs their tests, and how long their lane rests.
 //!
-//! It must not know who is to blame. A broken worker takes batches faster than all good ones together, so a lane rests
-//! after such a batch, to leave the others time; and it is given up when nobody brings a result.
+//! A broken worker takes batches faster than all good ones together, so a lane rests after such a batch, to leave the
+//! others time, and tests pay only for a worker that may be right: not for one that never brought a result of the lane
+//! where others did. The lane is given up when nobody brings a result.
 
 use std::time::Duration;
 
 use super::{Run, sorted};
-use crate::{BatchId, Fault, FaultKind, Item, Lane, Lease, RunEvent, Time};
+use crate::{BatchId, Fault, FaultKind, Item, Lane, Lease, RunEvent, Time, WorkerName};
 
 /// Rounds of batches in a row that could not be run, without a result between, after which a lane is given up. The lane
 /// rests after each, twice as long each time: with the usual back-off of 200 ms this takes 25 s.
@@ -30,8 +31,9 @@ impl Run {
     pub(super) fn cannot_run(&mut self, now: Time, id: &BatchId, reason: &str, fault: &Fault) {
         let Some(batch) = self.batches.get(id) else { return };
         let (lane, lease) = (batch.lane.clone(), batch.lease);
+        let charged = self.is_credible(&lane, batch.worker.as_ref());
         let rounds = self.rest(now, &lane, lease);
-        self.take_back(id, reason, fault, |_| true);
+        self.take_back(id, reason, fault, |_| charged);
         if rounds >= ROUNDS_MAX {
             self.give_up_planned(fault, |planned| *planned == lane);
         }
@@ -103,8 +105,18 @@ impl Run {
         trouble.rounds
     }
 
-    /// Somebody runs this lane's batches. A rest goes on to its end, or a broken worker would have what comes next.
-    pub(super) fn lane_works(&mut self, lane: &Lane) {
+    /// Whether the tests are as likely to blame as the worker: it brought results of this lane, or nobody did. What
+    /// isn't charged ends all the same: a good worker takes it some time, or the lane is given up.
+    fn is_credible(&self, lane: &Lane, worker: Option<&WorkerName>) -> bool {
+        let Some(good) = self.good_workers.get(lane) else { return true };
+        worker.is_none_or(|worker| good.contains(worker))
+    }
+
+    /// A worker runs this lane's batches. A rest goes on to its end, or a broken worker would have what comes next.
+    pub(super) fn lane_works(&mut self, lane: &Lane, worker: &WorkerName) {
+        if !self.good_workers.get(lane).is_some_and(|good| good.contains(worker)) {
+            self.good_workers.entry(lane.clone()).or_default().insert(worker.clone());
+        }
         if let Some(trouble) = self.troubles.get_mut(lane) {
             trouble.rounds = 0;
         }

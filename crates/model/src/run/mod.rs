@@ -115,6 +115,8 @@ pub struct Run {
     somebody: HashMap<String, Time>,
     /// Lanes whose last batches could not be run.
     troubles: HashMap<Lane, faults::Trouble>,
+    /// Who brought results of a lane.
+    good_workers: HashMap<Lane, HashSet<WorkerName>>,
     /// None while it can be reached.
     broker_lost: Option<leases::BrokerLost>,
     own_worker: OwnWorker,
@@ -144,6 +146,7 @@ impl Run {
             nobody: HashMap::new(),
             somebody: HashMap::new(),
             troubles: HashMap::new(),
+            good_workers: HashMap::new(),
             broker_lost: None,
             own_worker,
             cancelled: None,

@@ -39,7 +39,7 @@ impl Run {
             Fact::Collected { unit, tests } => self.collected(id, unit, tests),
             Fact::Started { test, token } => self.started(id, worker, test, token),
             Fact::Finished { test, token, record } => self.ended(now, id, worker, test, token, record),
-            Fact::UnitFinished { unit } => self.unit_finished(id, unit),
+            Fact::UnitFinished { unit } => self.unit_finished(id, worker, unit),
         }
     }
 
@@ -162,7 +162,7 @@ impl Run {
             *batch.unit_took.entry(unit).or_default() += took;
         }
         self.plan.test_took(&lane, took);
-        self.lane_works(&lane);
+        self.lane_works(&lane, worker);
         let outcome = record.outcome;
         let test = TestId { suite: lane.suite, name: test };
         let batch = id.clone();
@@ -211,13 +211,13 @@ impl Run {
         self.waiting.insert((now.after(Duration::from_millis(delay_ms)), serial), at.clone());
     }
 
-    fn unit_finished(&mut self, id: &BatchId, unit: String) {
+    fn unit_finished(&mut self, id: &BatchId, worker: &WorkerName, unit: String) {
         let Some(batch) = self.batches.get_mut(id) else { return };
         let (lane, item) = (batch.lane.clone(), Item::Unit(unit));
         let took = batch.unit_took.remove(item_name(&item)).unwrap_or_default();
         batch.open.remove(&item);
         self.plan.unit_took(&lane, took);
-        self.lane_works(&lane);
+        self.lane_works(&lane, worker);
         self.done(&(lane.suite, item));
     }
 

@@ -437,3 +437,46 @@ fn a_queue_is_not_empty_for_the_time_in_which_the_broker_was_away() {
     story.on(seen("q", 0));
     assert_eq!(story.verdict("a"), None, "its workers connect anew");
 }
+
+#[test]
+fn a_broken_worker_beside_a_good_one_costs_no_test_its_verdict() {
+    let mut story = Story::new(Policy { losses_max: 1, ..policy() });
+    story.list_names(&names(0..200));
+    let first = story.take();
+    story.work(&first, "good", Outcome::Passed);
+    let mut rounds = 0;
+    while !story.run.is_finished() && rounds < 1_000 {
+        // The broken one is the first at the queue, and has all but one each time.
+        let mut sent = std::mem::take(&mut story.sent);
+        let last = sent.pop();
+        for batch in &sent {
+            story.on(faulted(batch));
+        }
+        if let Some(batch) = last {
+            story.work(&batch, "good", Outcome::Passed);
+        }
+        story.wait(300);
+        rounds += 1;
+    }
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.totals().passed, 200);
+}
+
+#[test]
+fn what_a_good_worker_can_not_run_is_charged_and_so_is_what_it_leaves_to_a_broken_one() {
+    for worker in ["good", "broken"] {
+        let mut story = Story::new(policy());
+        story.list(&["a", "b"], &[]);
+        let first = story.take_with("a");
+        story.work(&first, "good", Outcome::Passed);
+        for _ in 0..20 {
+            while !story.sent.is_empty() {
+                let batch = story.take();
+                story.end(&batch, worker, BatchEnd::Faulted(no_python()));
+            }
+            story.wait(300);
+        }
+        assert!(story.run.is_finished(), "{worker}");
+        assert_eq!(fault_of(&story, "b"), no_python());
+    }
+}
