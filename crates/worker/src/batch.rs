@@ -21,7 +21,7 @@ use crate::lease::{Command, Input, Lease};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::run::{Ahead, WorkerConfig};
-use crate::slot::{Ground, Job, cannot_run, chain};
+use crate::slot::{Assignment, Ground, cannot_run, chain};
 
 /// The Celery state under which a worker tells what happens in a batch.
 pub const PROGRESS: &str = "PROGRESS";
@@ -147,8 +147,9 @@ impl BatchTask {
         let mut lease = Lease::new(Instant::now(), Duration::from_millis(order.beat_ms));
         let mut voice = Voice { context, lease: order.lease, worker: worker.clone(), unconfirmed: None };
         let unwanted = voice.context.unwanted();
-        let job = Job { order, adapter, cancel: cancel.0.clone(), unwanted, outbox: Arc::clone(&outbox) };
-        let mut end = pin!(self.inner.pool.run(job).fuse());
+        let assignment =
+            Assignment { order, adapter, cancel: cancel.0.clone(), unwanted, outbox: Arc::clone(&outbox) };
+        let mut end = pin!(self.inner.pool.run(assignment).fuse());
         let mut publishing = OptionFuture::from(None);
         loop {
             let wake = tokio::time::sleep_until(lease.wake_at(outbox.waiting()).into());

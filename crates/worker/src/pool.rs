@@ -10,7 +10,7 @@ use regatta_model::{BatchEnd, RunId, TeardownFailed};
 use regatta_sandbox::Cancel;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::slot::{Ground, Job, RUNNERS_MAX, RunnerKey, Slot, cannot_run};
+use crate::slot::{Assignment, Ground, RUNNERS_MAX, RunnerKey, Slot, cannot_run};
 
 /// Slots on threads of their own. They end when the pool is dropped.
 pub(crate) struct Pool {
@@ -28,7 +28,7 @@ struct Shared {
 
 /// A slot as those see it who have a batch for it.
 struct Handle {
-    jobs: SyncSender<Task>,
+    tasks: SyncSender<Task>,
     /// The runners that it keeps, the last used one last.
     knows: Vec<RunnerKey>,
 }
@@ -41,7 +41,7 @@ struct Task {
 
 enum TaskKind {
     /// Run a batch.
-    Batch { job: Job, done: oneshot::Sender<BatchEnd> },
+    Batch { assignment: Assignment, done: oneshot::Sender<BatchEnd> },
     /// Start a suite's process, so that it is warm when a batch comes.
     Ahead { run: RunId, adapter: Arc<dyn Adapter> },
 }
@@ -55,27 +55,29 @@ impl Pool {
         let shared = Arc::new(Shared { free: Semaphore::new(0), idle: Mutex::new(Some(Vec::new())) });
         let pool = Self { shared, threads: Mutex::default(), kill: ground.kill.clone() };
         for number in 1..=slots {
-            let (jobs, received) = sync_channel(1);
+            let (tasks, received) = sync_channel(1);
             let (shared, ground) = (Arc::clone(&pool.shared), ground.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("slot-{number}"))
                 .spawn(move || work(Slot::new(ground), &received, &shared))?;
             pool.threads().push(thread);
-            let _ = pool.shared.put_back(Handle { jobs, knows: Vec::new() });
+            let _ = pool.shared.put_back(Handle { tasks, knows: Vec::new() });
         }
         Ok(pool)
     }
 
     /// Gives a batch to an idle slot, and waits for one if there is none; gives its end. A dropped future
     /// doesn't end the batch, but its `cancel` does.
-    pub(crate) async fn run(&self, job: Job) -> BatchEnd {
+    pub(crate) async fn run(&self, assignment: Assignment) -> BatchEnd {
         let (done, end) = oneshot::channel();
         // It is never closed.
         if let Ok(permit) = self.shared.free.acquire().await {
             permit.forget();
         }
-        let Some(handle) = self.shared.take(&RunnerKey::of(&job.order)) else { return BatchEnd::Cancelled };
-        handle.give(TaskKind::Batch { job, done });
+        let Some(handle) = self.shared.take(&RunnerKey::of(&assignment.order)) else {
+            return BatchEnd::Cancelled;
+        };
+        handle.give(TaskKind::Batch { assignment, done });
         // Without an answer the pool was closed, and the batch never began.
         end.await.unwrap_or(BatchEnd::Cancelled)
     }
@@ -117,10 +119,10 @@ impl Drop for Pool {
 
 impl Handle {
     fn give(self, kind: TaskKind) {
-        let jobs = self.jobs.clone();
+        let tasks = self.tasks.clone();
         // An idle slot's channel is empty, and its thread waits on it. If the thread should be gone, so is whoever would
         // be told of the end.
-        let _ = jobs.send(Task { handle: self, kind });
+        let _ = tasks.send(Task { handle: self, kind });
     }
 }
 
@@ -170,11 +172,11 @@ impl Shared {
 }
 
 /// A slot's life.
-fn work(mut slot: Slot, jobs: &Receiver<Task>, shared: &Shared) -> Vec<TeardownFailed> {
+fn work(mut slot: Slot, tasks: &Receiver<Task>, shared: &Shared) -> Vec<TeardownFailed> {
     loop {
         let next = match slot.patience() {
-            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(patience) => jobs.recv_timeout(patience),
+            None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(patience) => tasks.recv_timeout(patience),
         };
         let Task { handle, kind } = match next {
             Ok(task) => task,
@@ -184,8 +186,8 @@ fn work(mut slot: Slot, jobs: &Receiver<Task>, shared: &Shared) -> Vec<TeardownF
             }
             Err(RecvTimeoutError::Disconnected) => return slot.end(),
         };
-        let (job, done) = match kind {
-            TaskKind::Batch { job, done } => (job, done),
+        let (assignment, done) = match kind {
+            TaskKind::Batch { assignment, done } => (assignment, done),
             TaskKind::Ahead { run, adapter } => {
                 if catch_unwind(AssertUnwindSafe(|| slot.start_ahead(&run, adapter.as_ref()))).is_err() {
                     slot.forget();
@@ -197,9 +199,9 @@ fn work(mut slot: Slot, jobs: &Receiver<Task>, shared: &Shared) -> Vec<TeardownF
             }
         };
         // A panic in an adapter costs the batch, and what it left half-done, but not the slot.
-        let end = catch_unwind(AssertUnwindSafe(|| slot.run(&job))).unwrap_or_else(|_| {
+        let end = catch_unwind(AssertUnwindSafe(|| slot.run(&assignment))).unwrap_or_else(|_| {
             slot.forget();
-            let suite = &job.order.suite;
+            let suite = &assignment.order.suite;
             BatchEnd::Faulted(cannot_run(format!(
                 "the adapter of {suite} panicked; this worker's log says where"
             )))

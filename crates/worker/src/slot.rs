@@ -50,7 +50,7 @@ pub(crate) struct Ground {
 }
 
 /// A batch for a slot.
-pub(crate) struct Job {
+pub(crate) struct Assignment {
     pub(crate) order: BatchOrder,
     pub(crate) adapter: Arc<dyn Adapter>,
     pub(crate) cancel: Cancel,
@@ -173,21 +173,22 @@ impl Slot {
     }
 
     /// Runs a batch to its end.
-    pub(crate) fn run(&mut self, job: &Job) -> BatchEnd {
-        let key = RunnerKey::of(&job.order);
-        let mut hand = match self.hand(&key, job.adapter.as_ref()) {
+    pub(crate) fn run(&mut self, assignment: &Assignment) -> BatchEnd {
+        let key = RunnerKey::of(&assignment.order);
+        let mut hand = match self.hand(&key, assignment.adapter.as_ref()) {
             Ok(hand) => hand,
             Err(error) => return BatchEnd::Faulted(cannot_run(error.to_string())),
         };
-        let sink = Sink { outbox: &job.outbox, cancel: &job.cancel, unwanted: &job.unwanted };
-        let timeout = Duration::from_millis(job.order.test_timeout_ms).min(TIMEOUT_MAX);
+        let sink =
+            Sink { outbox: &assignment.outbox, cancel: &assignment.cancel, unwanted: &assignment.unwanted };
+        let timeout = Duration::from_millis(assignment.order.test_timeout_ms).min(TIMEOUT_MAX);
         let fence = Fence { timeout, ..self.ground.fence.clone() };
         let end = match &mut hand {
-            Hand::Each(runner) => run_each(runner.as_ref(), &job.order.items, &fence, &sink),
-            Hand::Warm(warm) => warm.run(&job.order.items, &fence, &sink),
+            Hand::Each(runner) => run_each(runner.as_ref(), &assignment.order.items, &fence, &sink),
+            Hand::Warm(warm) => warm.run(&assignment.order.items, &fence, &sink),
         };
         self.keep(key, hand);
-        if job.cancel.is_killed() { BatchEnd::Cancelled } else { end }
+        if assignment.cancel.is_killed() { BatchEnd::Cancelled } else { end }
     }
 
     /// Drops all runners and ends their processes.

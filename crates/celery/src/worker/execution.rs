@@ -98,8 +98,8 @@ impl fmt::Debug for Execution {
     }
 }
 
-/// What an execution needs besides what everybody may see of it.
-pub(crate) struct Job {
+/// An accepted delivery: what its execution needs besides what everybody may see of it.
+pub(crate) struct Accepted {
     pub(crate) key: Key,
     pub(crate) execution: Arc<Execution>,
     pub(crate) task: Arc<Registered>,
@@ -122,17 +122,17 @@ pub(crate) struct Ending {
     pub(crate) settler: Settler,
 }
 
-/// Runs a job to its end. It publishes nothing of the end itself: thousands of short tasks a second would each wake a
+/// Runs an accepted delivery to its end. It publishes nothing of the end itself: thousands of short tasks a second would each wake a
 /// thread for it, and the worker's loop does it for all that ended meanwhile.
-pub(crate) async fn run(job: Job) -> (Key, Ran) {
-    let key = job.key;
+pub(crate) async fn run(accepted: Accepted) -> (Key, Ran) {
+    let key = accepted.key;
     // A panic here would be our own; the slot must come back even then. The unsettled delivery goes back by itself.
-    let whole = AssertUnwindSafe(run_inner(job)).catch_unwind().await;
+    let whole = AssertUnwindSafe(run_inner(accepted)).catch_unwind().await;
     (key, whole.unwrap_or(Ran::Settled(Settlement::GivenBack)))
 }
 
-async fn run_inner(job: Job) -> Ran {
-    let Job { key: _, execution, task, arguments, settler } = job;
+async fn run_inner(accepted: Accepted) -> Ran {
+    let Accepted { key: _, execution, task, arguments, settler } = accepted;
     let now = SystemTime::now();
     if execution.expires.is_some_and(|expires| expires <= now) {
         return Ran::Ended(Box::new(Ending {

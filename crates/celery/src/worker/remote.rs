@@ -124,7 +124,10 @@ impl Round {
     }
 
     fn reserved(&self) -> impl Iterator<Item = Value> + '_ {
-        self.slots.waiting().filter_map(|key| self.waiting.get(&key)).map(|job| info(&job.execution, false))
+        self.slots
+            .waiting()
+            .filter_map(|key| self.waiting.get(&key))
+            .map(|accepted| info(&accepted.execution, false))
     }
 
     fn stats(&self) -> Value {
@@ -161,11 +164,11 @@ impl Round {
         let mut found = Map::new();
         for id in texts(ids) {
             let running = self.running.values().find(|execution| *execution.id == *id);
-            let waiting = self.waiting.values().find(|job| *job.execution.id == *id);
+            let waiting = self.waiting.values().find(|accepted| *accepted.execution.id == *id);
             if let Some(execution) = running {
                 found.insert(id.to_owned(), json!(["active", info(execution, true)]));
-            } else if let Some(job) = waiting {
-                found.insert(id.to_owned(), json!(["reserved", info(&job.execution, false)]));
+            } else if let Some(accepted) = waiting {
+                found.insert(id.to_owned(), json!(["reserved", info(&accepted.execution, false)]));
             }
         }
         Value::Object(found)

@@ -17,7 +17,7 @@ use crate::emitter::{Emitter, Pulse};
 use crate::error::WorkerError;
 use crate::transport::{Consumer, Delivery, Link, Settler};
 use crate::wire::ControlRequest;
-use crate::worker::execution::{self, Ending, Execution, Job, Ran};
+use crate::worker::execution::{self, Accepted, Ending, Execution, Ran};
 use crate::worker::hands::{self, Hands};
 use crate::worker::intake::{self, Asker, Intake, Order};
 use crate::worker::options::{Phase, WorkerEnd};
@@ -51,7 +51,7 @@ pub(crate) struct Round {
     events: Vec<Event>,
     next_key: Key,
     /// Jobs that wait for a slot.
-    pub(crate) waiting: HashMap<Key, Job>,
+    pub(crate) waiting: HashMap<Key, Accepted>,
     /// Executions that run.
     pub(crate) running: HashMap<Key, Arc<Execution>>,
     /// Deliveries of tasks that run or ran already, to be settled with those.
@@ -241,17 +241,17 @@ impl Round {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Start(key) => {
-                if let Some(job) = self.waiting.remove(&key) {
-                    self.running.insert(key, Arc::clone(&job.execution));
-                    self.work.executions.spawn(execution::run(job));
+                if let Some(accepted) = self.waiting.remove(&key) {
+                    self.running.insert(key, Arc::clone(&accepted.execution));
+                    self.work.executions.spawn(execution::run(accepted));
                 }
             }
             Command::Revoke(key) => {
-                if let Some(job) = self.waiting.remove(&key) {
+                if let Some(accepted) = self.waiting.remove(&key) {
                     let hands = Arc::clone(&self.hands);
                     self.settle(async move {
-                        let asker = intake::asker(&job.execution.message);
-                        (key, hands.revoke_unstarted(&asker, "revoked", job.settler).await)
+                        let asker = intake::asker(&accepted.execution.message);
+                        (key, hands.revoke_unstarted(&asker, "revoked", accepted.settler).await)
                     });
                 }
             }
@@ -266,8 +266,8 @@ impl Round {
                 }
             }
             Command::Double(key) => {
-                if let Some(job) = self.waiting.remove(&key) {
-                    self.doubles.insert(key, (Arc::clone(&job.execution.id), job.settler));
+                if let Some(accepted) = self.waiting.remove(&key) {
+                    self.doubles.insert(key, (Arc::clone(&accepted.execution.id), accepted.settler));
                 }
             }
             Command::Ack(key) => {
@@ -279,7 +279,9 @@ impl Round {
             Command::Requeue(key) => {
                 let double = self.doubles.remove(&key);
                 let unsettled = double.or_else(|| {
-                    self.waiting.remove(&key).map(|job| (Arc::clone(&job.execution.id), job.settler))
+                    self.waiting
+                        .remove(&key)
+                        .map(|accepted| (Arc::clone(&accepted.execution.id), accepted.settler))
                 });
                 if let Some((id, settler)) = unsettled {
                     self.settle(async move { (key, hands::requeue(&id, settler).await) });
@@ -356,7 +358,7 @@ impl Round {
             hands: Arc::clone(&self.hands),
         });
         self.hands.received(&execution);
-        self.waiting.insert(key, Job { key, execution, task, arguments, settler });
+        self.waiting.insert(key, Accepted { key, execution, task, arguments, settler });
         self.decide(Input::Arrived { key, id, retries, redelivered });
     }
 
