@@ -3,6 +3,8 @@
 use std::future::pending;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
 use regatta_celery::transport::{Broker, Exchange, Link, Queue, Topology, TransportError};
 use regatta_celery::wire::{ResultMessage, State};
 use regatta_celery::{Client, ClientOptions, RemoteError, Replies, Reply, ReplyRoute, SendError, Task};
@@ -11,7 +13,6 @@ use regatta_model::{
     TASK_NAME, WorkerName,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::DispatchError;
@@ -49,7 +50,7 @@ pub(crate) async fn open(broker: &Broker, order: &RunOrder) -> Result<(Batches, 
         ClientOptions { name: "regatta".to_owned(), declare_queues: false, ..ClientOptions::default() };
     let (client, replies) =
         Client::with_reply(broker, options, route).await.map_err(DispatchError::broker)?;
-    let batches = Batches { client, sending: JoinSet::new() };
+    let batches = Batches { client, sending: FuturesUnordered::new() };
     Ok((batches, Results { replies, broker: broker.clone(), name }))
 }
 
@@ -79,7 +80,9 @@ async fn make_queue(broker: &Broker, queue: &str) -> Result<(), TransportError> 
 /// Batches on their way out.
 pub(crate) struct Batches {
     client: Client,
-    sending: JoinSet<Option<Input>>,
+    /// Polled by the dispatcher's own loop, and begun in the order in which they were asked for: what is urgent was
+    /// planned first, and must be first in its queue.
+    sending: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
 }
 
 impl Batches {
@@ -87,30 +90,31 @@ impl Batches {
     pub(crate) fn publish(&mut self, batch: &BatchId, queue: &str, order: &BatchOrder) {
         let client = self.client.clone();
         let (batch, queue, order) = (batch.clone(), queue.to_owned(), order.clone());
-        self.sending.spawn(async move {
+        let sending = async move {
             let reason = send(&client, &batch, &queue, &order).await.err()?;
             Some(Input::PublishFailed { batch, reason })
-        });
+        };
+        self.sending.push(sending.boxed());
     }
 
     /// Tells whoever has a batch to stop. Nobody answers, and a worker that doesn't hear it is fenced by the lease.
     pub(crate) fn revoke(&mut self, batch: BatchId, terminate: bool) {
         let client = self.client.clone();
-        self.sending.spawn(async move {
+        let revoking = async move {
             if let Err(error) = client.revoke(&batch.0, terminate).await {
                 tracing::debug!(batch = %batch, %error, "a batch could not be revoked");
             }
             None
-        });
+        };
+        self.sending.push(revoking.boxed());
     }
 
     /// The next batch that could not be published; waits for ever while there is none.
     pub(crate) async fn next_failure(&mut self) -> Option<Input> {
         loop {
-            match self.sending.join_next().await {
-                Some(Ok(Some(failure))) => return Some(failure),
-                Some(Ok(None)) => {}
-                Some(Err(error)) => tracing::error!(%error, "a publishing vanished"),
+            match self.sending.next().await {
+                Some(Some(failure)) => return Some(failure),
+                Some(None) => {}
                 None => pending().await,
             }
         }
@@ -118,7 +122,7 @@ impl Batches {
 
     /// Waits for what is on its way, such as a last revocation, but not for a broker that is gone.
     pub(crate) async fn flush(&mut self) {
-        let all = async { while self.sending.join_next().await.is_some() {} };
+        let all = async { while self.sending.next().await.is_some() {} };
         // The run is over; what the broker didn't take by now changes nothing.
         let _late = tokio::time::timeout(LOOK_EVERY, all).await;
     }
