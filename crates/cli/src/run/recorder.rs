@@ -43,8 +43,9 @@ impl Recorder {
         if leads_on { self.ledger.flush() } else { Ok(()) }
     }
 
-    /// Hands what was taken to the operating system.
+    /// Hands what was taken to the operating system, and to a machine that reads along.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.face.flush();
         self.ledger.flush()
     }
 
