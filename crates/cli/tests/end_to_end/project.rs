@@ -94,12 +94,12 @@ impl Project {
         serde_json::from_slice(&std::fs::read(self.run_folder().join("run.json")).unwrap()).unwrap()
     }
 
-    /// The facts of the newest run of a kind.
     /// The newest run's stream of facts, as far as it is written.
     pub(crate) fn ledger(&self) -> String {
         std::fs::read_to_string(self.run_folder().join("events.jsonl")).unwrap()
     }
 
+    /// The facts of the newest run of a kind.
     pub(crate) fn facts(&self, kind: &str) -> Vec<Value> {
         let text = self.ledger();
         let facts = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

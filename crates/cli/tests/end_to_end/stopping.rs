@@ -1,8 +1,10 @@
 //! Ctrl-C, once and twice.
 
+use std::time::Instant;
+
 use nix::sys::signal::Signal;
 
-use crate::project::{Project, Running, somebody_runs};
+use crate::project::{DEADLINE, Project, Running, somebody_runs};
 
 fn started(project: &Project) -> Running {
     let mut run = Running::start(project.command(&["run", "-j", "1", "--format", "json"]));
@@ -60,7 +62,9 @@ fn whoever_stops_a_run_learns_what_still_runs_and_how_to_end_it() {
     let project = Project::of_commands(&[("first", "while test ! -e go; do sleep 0.05; done")]);
     let mut run = Running::start(project.command(&["run", "-j", "1"]));
     run.wait_for("Run ");
+    let deadline = Instant::now() + DEADLINE;
     while !project.ledger().contains("attempt_started") {
+        assert!(Instant::now() < deadline, "the test never began");
         std::thread::yield_now();
     }
     run.signal(Signal::SIGINT);
