@@ -27,6 +27,12 @@ const ROUND_MAX: Duration = Duration::from_millis(100);
 /// From this round on whole groups are killed: what is still there forks faster than it is listed.
 const ROUNDS_BEFORE_GROUPS: u32 = 3;
 
+/// How long a process that is becoming another program is waited for, until it has an environment.
+const EXECUTE_MAX: Duration = Duration::from_secs(1);
+
+/// How often it is looked at meanwhile.
+const EXECUTE_LOOK: Duration = Duration::from_millis(1);
+
 /// The sandbox that asks.
 #[derive(Clone, Copy)]
 pub(crate) struct Mine<'a> {
@@ -44,6 +50,16 @@ pub(crate) struct Stat {
     pub(crate) group: Pid,
     pub(crate) session: Pid,
     pub(crate) zombie: bool,
+    pub(crate) environ: Environ,
+}
+
+/// What a process's memory says of its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Environ {
+    /// It was started with none.
+    Empty,
+    /// There is one, or there will be: a program that is being executed has no place for it yet.
+    Some,
 }
 
 impl Stat {
@@ -59,7 +75,13 @@ impl Stat {
         let state = fields.next()?;
         let mut number = || fields.next()?.parse().ok().map(Pid::from_raw);
         let (parent, group, session) = (number()?, number()?, number()?);
-        Some(Self { pid, parent, group, session, zombie: matches!(state, "Z" | "X") })
+        // Where the environment begins and ends are the fields 50 and 51; that was number 6.
+        let place = (fields.nth(43), fields.next());
+        let environ = match place {
+            (Some(begin), Some(end)) if begin == end && end != "0" => Environ::Empty,
+            _ => Environ::Some,
+        };
+        Some(Self { pid, parent, group, session, zombie: matches!(state, "Z" | "X"), environ })
     }
 }
 
@@ -70,9 +92,25 @@ pub(crate) fn all() -> Vec<Stat> {
     pids.filter_map(|pid| Stat::of(Pid::from_raw(pid))).collect()
 }
 
+/// What the kernel shows of a process's environment: none of one that has ended or isn't ours to look into.
+///
+/// From the moment when a process executes another program until that has its stack, the kernel shows an empty
+/// environment (`environ_read` in its `fs/proc/base.c`); a process that was swept in that moment would be nobody's.
+fn environ_of(pid: Pid) -> Option<Vec<u8>> {
+    let deadline = Instant::now() + EXECUTE_MAX;
+    loop {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let stat = Stat::of(pid).filter(|stat| !stat.zombie)?;
+        if !environ.is_empty() || stat.environ == Environ::Empty || Instant::now() >= deadline {
+            return Some(environ);
+        }
+        await_one(&[stat], Instant::now() + EXECUTE_LOOK);
+    }
+}
+
 /// The token in a process's environment.
 pub(crate) fn token_of(pid: Pid) -> Option<String> {
-    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environ = environ_of(pid)?;
     let name = format!("{TOKEN_NAME}=");
     let value = environ.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(name.as_bytes()))?;
     Some(String::from_utf8_lossy(value).into_owned())
@@ -194,10 +232,18 @@ mod tests {
     #[test]
     fn the_stat_line_is_read_whatever_the_name() {
         let pid = Pid::from_raw;
-        let stat = |zombie| Stat { pid: pid(7), parent: pid(1), group: pid(5), session: pid(4), zombie };
+        let stat = |zombie, environ| {
+            let (parent, group, session) = (pid(1), pid(5), pid(4));
+            Some(Stat { pid: pid(7), parent, group, session, zombie, environ })
+        };
+        // Fields 7 to 49, then the environment's begin and end, then the exit code.
+        let long = |place: &str| format!("7 (cat) S 1 5 4{} {place} 0", " 8".repeat(43));
         let table = [
-            ("7 (cat) S 1 5 4 0 -1", Some(stat(false))),
-            ("7 (a) b (c)) Z 1 5 4 0 -1", Some(stat(true))),
+            ("7 (cat) S 1 5 4 0 -1", stat(false, Environ::Some)),
+            ("7 (a) b (c)) Z 1 5 4 0 -1", stat(true, Environ::Some)),
+            (&long("0 0"), stat(false, Environ::Some)),
+            (&long("700 900"), stat(false, Environ::Some)),
+            (&long("900 900"), stat(false, Environ::Empty)),
             ("7 (\u{fffd}) R 1 5", None),
             ("", None),
         ];

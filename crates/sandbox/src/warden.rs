@@ -163,6 +163,7 @@ fn victims(all: &[Stat], roots: &HashSet<Pid>, us: Pid, has_token: impl Fn(Pid) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::Environ;
 
     #[test]
     fn who_belongs_to_a_sandbox() {
@@ -172,6 +173,7 @@ mod tests {
             group: Pid::from_raw(group),
             session: Pid::from_raw(session),
             zombie,
+            environ: Environ::Some,
         };
         let all: Vec<Stat> = [
             (10, 1, 10, 10, false),  // a sandbox's main process

@@ -193,6 +193,31 @@ fn a_neighbour_is_not_touched_and_sweeps_what_nobody_owns() {
 }
 
 #[test]
+fn one_that_always_becomes_another_program_is_found_beside_a_neighbour() {
+    let _alone = alone();
+    let cancel = cancel();
+    std::thread::scope(|scope| {
+        let neighbour = scope.spawn(|| run(&sh("sleep 1000"), &fence(), &cancel).unwrap());
+        // While a process becomes another program, the kernel shows nothing of its environment.
+        let again = "again='exec setsid -w sh -c \"$again\"'; export again; (setsid sh -c \"$again\" &); echo >&9; sleep 1000";
+        for round in 0..20 {
+            let mut trace = Trace::new();
+            let (one, command) = (Cancel::new().unwrap(), trace.script(again));
+            let running = scope.spawn({
+                let one = one.clone();
+                move || run(&command, &fence(), &one).unwrap()
+            });
+            trace.await_bytes(1);
+            one.kill();
+            assert_eq!(running.join().unwrap().end, End::Cancelled);
+            assert!(trace.has_ended(), "round {round}: it lives on");
+        }
+        cancel.kill();
+        neighbour.join().unwrap();
+    });
+}
+
+#[test]
 fn children_that_are_no_sandbox_are_left_alone() {
     let _alone = alone();
     let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
