@@ -128,13 +128,14 @@ impl Lease {
 
     /// When the next publishing is due.
     fn due_at(&self, waiting: Waiting) -> Instant {
-        match (self.sent, waiting.facts) {
-            // The first fact goes out at once; and if none comes soon, the dispatcher hears that we have begun.
-            (None, 0) => self.believed + FLUSH_AFTER,
-            (None, _) => self.believed,
-            (Some(sent), 0) => sent + self.beat,
-            (Some(sent), _) if waiting.is_full() || self.end.is_some() => sent,
-            (Some(sent), _) => sent + FLUSH_AFTER,
+        // Whoever looks at a run waits for a first result; it doesn't wait for company.
+        let now = waiting.is_full() || waiting.first_result || (waiting.facts > 0 && self.end.is_some());
+        match self.sent {
+            _ if now => self.sent.unwrap_or(self.believed),
+            // If nothing comes soon, the dispatcher hears that we have begun.
+            None => self.believed + FLUSH_AFTER,
+            Some(sent) if waiting.facts == 0 => sent + self.beat,
+            Some(sent) => sent + FLUSH_AFTER,
         }
     }
 }
@@ -154,10 +155,11 @@ fn lost(silent: Duration) -> Fault {
 mod tests {
     use super::*;
 
-    const NOTHING: Waiting = Waiting { facts: 0, bytes: 0 };
-    const SOME: Waiting = Waiting { facts: 3, bytes: 300 };
-    const FULL: Waiting = Waiting { facts: 64, bytes: 6400 };
-    const BIG: Waiting = Waiting { facts: 1, bytes: 1 << 20 };
+    const NOTHING: Waiting = Waiting { facts: 0, bytes: 0, first_result: false };
+    const SOME: Waiting = Waiting { facts: 3, bytes: 300, first_result: false };
+    const FIRST: Waiting = Waiting { facts: 1, bytes: 100, first_result: true };
+    const FULL: Waiting = Waiting { facts: 64, bytes: 6400, first_result: false };
+    const BIG: Waiting = Waiting { facts: 1, bytes: 1 << 20, first_result: false };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -183,23 +185,30 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fact_goes_out_at_once_and_company_is_waited_for() {
+    fn the_first_result_goes_out_at_once_and_all_others_wait_for_company() {
         use Input::{Confirmed, Tick};
         let publish = || Some(Command::Publish);
         play(&[
             (0, NOTHING, Tick, None, 50),
-            (10, SOME, Tick, publish(), 3000),
-            (11, NOTHING, Confirmed, None, 1010),
-            (20, SOME, Tick, None, 60),
-            (60, SOME, Tick, publish(), 3010),
-            (61, FULL, Tick, None, 3010),
-            (62, FULL, Confirmed, publish(), 3060),
-            (63, NOTHING, Confirmed, None, 1062),
-            (64, BIG, Tick, publish(), 3062),
+            (10, SOME, Tick, None, 50),
+            (12, FIRST, Tick, publish(), 3000),
+            (13, NOTHING, Confirmed, None, 1012),
+            (20, SOME, Tick, None, 62),
+            (62, SOME, Tick, publish(), 3012),
+            (63, FULL, Tick, None, 3012),
+            (64, FULL, Confirmed, publish(), 3062),
             (65, NOTHING, Confirmed, None, 1064),
-            (70, SOME, done(), publish(), 3064),
+            (66, BIG, Tick, publish(), 3064),
+            (67, NOTHING, Confirmed, None, 1066),
+            (70, SOME, done(), publish(), 3066),
             (71, NOTHING, Confirmed, finish(), 3070),
         ]);
+        play(&[
+            (50, SOME, Tick, publish(), 3000),
+            (51, NOTHING, Confirmed, None, 1050),
+            (60, FIRST, Tick, publish(), 3050),
+        ]);
+        play(&[(5, SOME, done(), publish(), 3000), (6, NOTHING, Confirmed, finish(), 3005)]);
     }
 
     #[test]
@@ -221,14 +230,14 @@ mod tests {
         use Input::{Confirmed, Failed, Tick};
         let publish = || Some(Command::Publish);
         play(&[
-            (0, SOME, Tick, publish(), 3000),
+            (0, FIRST, Tick, publish(), 3000),
             (10, SOME, Failed, None, 210),
             (15, SOME, done(), None, 210),
             (210, SOME, Tick, publish(), 3000),
             (220, NOTHING, Confirmed, finish(), 3210),
         ]);
         play(&[
-            (0, SOME, Tick, publish(), 3000),
+            (0, FIRST, Tick, publish(), 3000),
             (2990, SOME, Failed, None, 3000),
             (3000, SOME, Tick, Some(Command::Finish(BatchEnd::Faulted(lost(ms(3000))))), 3000),
             (3001, SOME, done(), None, 3000),
@@ -239,7 +248,7 @@ mod tests {
     fn one_that_was_stopped_and_wakes_up_reports_nothing_more() {
         use Input::{Confirmed, Tick};
         play(&[
-            (0, SOME, Tick, Some(Command::Publish), 3000),
+            (0, FIRST, Tick, Some(Command::Publish), 3000),
             (10, NOTHING, Confirmed, None, 1000),
             (9000, SOME, done(), Some(Command::Finish(BatchEnd::Faulted(lost(ms(9000))))), 3000),
             (9001, SOME, Tick, None, 3000),

@@ -29,6 +29,8 @@ pub(crate) struct Waiting {
     pub(crate) facts: usize,
     /// About so many bytes.
     pub(crate) bytes: usize,
+    /// Whether the batch's first result is among them.
+    pub(crate) first_result: bool,
 }
 
 impl Waiting {
@@ -43,7 +45,7 @@ impl Waiting {
 pub(crate) struct Outbox {
     facts: Mutex<Facts>,
     room: Condvar,
-    /// Rung when there is something after nothing, and when there is a message full.
+    /// Rung when there is something after nothing, the first result, or a message full.
     bell: Notify,
 }
 
@@ -51,6 +53,16 @@ pub(crate) struct Outbox {
 struct Facts {
     facts: std::collections::VecDeque<Fact>,
     bytes: usize,
+    first_result: FirstResult,
+}
+
+/// Where the batch's first result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum FirstResult {
+    #[default]
+    Unknown,
+    Waits,
+    Taken,
 }
 
 impl Outbox {
@@ -62,10 +74,16 @@ impl Outbox {
         }
         let before = facts.waiting();
         facts.bytes += size(&fact);
+        if facts.first_result == FirstResult::Unknown && is_result(&fact) {
+            facts.first_result = FirstResult::Waits;
+        }
         facts.facts.push_back(fact);
         let now = facts.waiting();
         drop(facts);
-        if before.facts == 0 || (now.is_full() && !before.is_full()) {
+        if before.facts == 0
+            || (now.first_result && !before.first_result)
+            || (now.is_full() && !before.is_full())
+        {
             self.bell.notify_one();
         }
     }
@@ -92,6 +110,9 @@ impl Outbox {
             }
             facts.bytes -= more;
             bytes += more;
+            if is_result(&fact) {
+                facts.first_result = FirstResult::Taken;
+            }
             taken.push(fact);
         }
         drop(facts);
@@ -106,8 +127,13 @@ impl Outbox {
 
 impl Facts {
     fn waiting(&self) -> Waiting {
-        Waiting { facts: self.facts.len(), bytes: self.bytes }
+        let first_result = self.first_result == FirstResult::Waits;
+        Waiting { facts: self.facts.len(), bytes: self.bytes, first_result }
     }
+}
+
+fn is_result(fact: &Fact) -> bool {
+    matches!(fact, Fact::Finished { .. })
 }
 
 /// About how many bytes a fact takes in a message.
@@ -153,6 +179,22 @@ mod tests {
             assert_eq!(taken.collect::<Vec<_>>(), expected);
             assert_eq!(outbox.waiting(), Waiting::default());
         }
+    }
+
+    #[test]
+    fn the_first_result_is_told_from_all_others() {
+        let outbox = Outbox::default();
+        let push = |fact| {
+            outbox.push(fact, || true);
+            outbox.waiting().first_result
+        };
+        let started = || Fact::Started { test: "t".into(), token: Token(1) };
+        assert!(!push(started()));
+        assert!(push(finished(1)));
+        assert!(push(started()), "it still waits");
+        outbox.take();
+        assert!(!outbox.waiting().first_result);
+        assert!(![started(), finished(1)].map(push).contains(&true), "it was the second");
     }
 
     #[test]
