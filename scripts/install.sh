@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts in place what the tests need: RabbitMQ, Docker with Compose, debootstrap, openssl, and a Python environment in
-# .venv with the peers. Safe to run again; quick when all is there.
+# Puts in place what the tests need: RabbitMQ, Docker with Compose, debootstrap, openssl, cargo-nextest, and a Python
+# environment in .venv with the peers. Safe to run again; quick when all is there.
 #
 # usage: scripts/install.sh
 set -euo pipefail
@@ -41,5 +41,9 @@ if ! cmp -s scripts/peers.txt .venv/peers.txt; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/peers.txt
     # Last, so that an interrupted installation is made anew.
     cp scripts/peers.txt .venv/peers.txt
+fi
+if ! cargo nextest --version >/dev/null 2>&1; then
+    say "building cargo-nextest"
+    cargo install --quiet --locked cargo-nextest
 fi
 say "all is there"

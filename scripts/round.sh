@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The seed's round, checked: build, up, run, down. The output's first lines are exact, the record says that each task ran
 # on the worker of its own queue and both at the same time, the broker refuses each worker at the other's queue, the
-# dispatcher finds both well, and regatta runs a test in the image from scratch.
+# dispatcher finds both well, regatta runs a test in the image from scratch, and clean leaves nothing of it.
 #
 # usage: scripts/round.sh
 set -euo pipefail
@@ -47,3 +47,16 @@ END
 docker run --rm --network none --read-only --tmpfs /tmp:mode=1777 --cap-drop ALL --volume "$tree:/tree:ro" \
     --workdir /tree --entrypoint /regatta regatta-hello run --results /tmp/results
 rm -r "$tree"
+
+# A copy is cleaned, since what was built here may be wanted again; the image and what is at the broker are the same.
+copy=$(mktemp -d)
+tar --create --exclude=./target --exclude=./.venv --exclude=./.git . | tar --extract --directory "$copy"
+env --unset=CARGO_TARGET_DIR make --no-print-directory -C "$copy" clean
+left=$(docker images --quiet regatta-hello
+    find "$copy" -maxdepth 1 \( -name dist -o -name secrets -o -name results \))
+[ -z "$left" ] || { printf 'round: clean left %s\n' "$left" >&2; exit 1; }
+if said=$(dist/hello status --broker amqp://dispatcher@127.0.0.1:5672/regatta --password-file secrets/dispatcher 2>&1); then
+    printf 'round: clean left the dispatcher at the broker:\n%s\n' "$said" >&2
+    exit 1
+fi
+rm -r "$copy"

@@ -8,12 +8,12 @@ mod measure;
 mod suites;
 
 use std::cell::OnceCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use serde_json::json;
 
-use crate::lab::{Lab, Python};
+use crate::lab::{Lab, Python, Scale};
 use crate::regatta::Regatta;
 use crate::say::line;
 
@@ -27,17 +27,25 @@ pub struct Bench {
     regatta: OnceCell<Regatta>,
     /// How often each side is measured.
     rounds: usize,
-    /// Small inputs, for a look at whether everything works.
-    quick: bool,
+    scale: Scale,
 }
 
 impl Bench {
     /// The built binary; built when the first row wants it.
     fn regatta(&self) -> anyhow::Result<&Regatta> {
         if self.regatta.get().is_none() {
-            let _ = self.regatta.set(Regatta::build(&self.lab)?);
+            let _ = self.regatta.set(Regatta::build(&self.lab, self.scale)?);
         }
         Ok(self.regatta.get().expect("it was just set"))
+    }
+
+    /// A program of this crate.
+    fn binary(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.lab.binary("xtask", name, self.scale)
+    }
+
+    fn is_quick(&self) -> bool {
+        self.scale == Scale::Quick
     }
 }
 
@@ -55,18 +63,19 @@ const GROUPS: [(&str, Measure); 8] = [
     ("itertools", suites::itertools),
 ];
 
-/// Measures each side `rounds` times, prints the table and writes the JSON; tells whether every row reached its mark. `quick` has small inputs and
-/// one round, and reaches are not judged.
+/// Measures each side `rounds` times, prints the table and writes the JSON; tells whether every row reached its mark.
+/// Something quick has small inputs, one round, and no mark.
 ///
 /// # Errors
 /// When a side can't be measured, or `only` names no row.
-pub fn run(root: &Path, only: Option<&str>, rounds: usize, quick: bool) -> anyhow::Result<bool> {
+pub fn run(root: &Path, only: Option<&str>, rounds: usize, scale: Scale) -> anyhow::Result<bool> {
     let names: Vec<&str> = GROUPS.iter().map(|(name, _)| *name).collect();
     ensure!(only.is_none_or(|only| names.contains(&only)), "no such row; rows are {}", names.join(", "));
     let lab = Lab::open(root)?;
     let python = lab.python()?;
-    let bench =
-        Bench { lab, python, regatta: OnceCell::new(), rounds: if quick { 1 } else { rounds.max(1) }, quick };
+    let quick = scale == Scale::Quick;
+    let rounds = if quick { 1 } else { rounds.max(1) };
+    let bench = Bench { lab, python, regatta: OnceCell::new(), rounds, scale };
     line(&Row::head());
     let mut rows = Vec::new();
     for (_, measure) in GROUPS.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {

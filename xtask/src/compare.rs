@@ -11,9 +11,9 @@ use anyhow::Context;
 use regatta_testbed::Node;
 
 use crate::container::{Base, Container};
-use crate::lab::Lab;
+use crate::lab::{Lab, Scale};
 use crate::process::{Running, command, finish};
-use crate::regatta::{Project, Regatta, Show, forget_runs};
+use crate::regatta::{ITERTOOLS_PART, NETWORKX_PART, Project, Regatta, Show, forget_runs};
 use crate::say::line;
 use crate::verdicts::{Verdicts, compare, counts, expect_whole, of_nextest, of_pytest, story_of};
 
@@ -27,15 +27,15 @@ const SLOTS: usize = 2;
 ///
 /// # Errors
 /// When a runner can't be run at all.
-pub fn run(root: &Path, only: Option<&str>) -> anyhow::Result<bool> {
+pub fn run(root: &Path, only: Option<&str>, scale: Scale) -> anyhow::Result<bool> {
     let lab = Lab::open(root)?;
-    let regatta = Regatta::build(&lab)?;
+    let regatta = Regatta::build(&lab, scale)?;
     let mut table = Table { same: true };
     if only.is_none_or(|only| only == "networkx") {
-        networkx(&lab, &regatta, &mut table)?;
+        networkx(&lab, &regatta, scale, &mut table)?;
     }
     if only.is_none_or(|only| only == "itertools") {
-        itertools(&lab, &regatta, &mut table)?;
+        itertools(&lab, &regatta, scale, &mut table)?;
     }
     line(if table.same { "no difference" } else { "there are differences" });
     Ok(table.same)
@@ -62,10 +62,11 @@ impl Table {
     }
 }
 
-fn networkx(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<()> {
-    let plain = plain_pytest(lab)?;
+fn networkx(lab: &Lab, regatta: &Regatta, scale: Scale, table: &mut Table) -> anyhow::Result<()> {
+    let plain = plain_pytest(lab, scale)?;
     table.reference("networkx", "plain pytest", &plain);
-    let project = Project { folder: lab.networkx("regatta")?, python: Some(lab.python()?) };
+    let filter = (scale == Scale::Quick).then_some(NETWORKX_PART[0]);
+    let project = Project { folder: lab.networkx("regatta")?, python: Some(lab.python()?), filter };
     table.row("networkx", "embedded, 2 slots", &plain, &embedded(regatta, &project)?);
     // The second run hands out remembered tests instead of whole files.
     table.row("networkx", "embedded, 2 slots, remembered", &plain, &again(regatta, &project)?);
@@ -77,9 +78,10 @@ fn networkx(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<(
     Ok(())
 }
 
-fn itertools(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<()> {
-    let project = Project { folder: lab.itertools("regatta")?, python: None };
-    let theirs = nextest(&project)?;
+fn itertools(lab: &Lab, regatta: &Regatta, scale: Scale, table: &mut Table) -> anyhow::Result<()> {
+    let filter = (scale == Scale::Quick).then_some(ITERTOOLS_PART[0]);
+    let project = Project { folder: lab.itertools("regatta")?, python: None, filter };
+    let theirs = nextest(&project, scale)?;
     table.reference("itertools", "cargo-nextest", &theirs);
     table.row("itertools", "embedded, 2 slots", &theirs, &embedded(regatta, &project)?);
     let node = Node::start();
@@ -96,7 +98,7 @@ fn itertools(lab: &Lab, regatta: &Regatta, table: &mut Table) -> anyhow::Result<
 ///
 /// # Errors
 /// When pytest can't run the suite.
-pub fn plain_pytest(lab: &Lab) -> anyhow::Result<Verdicts> {
+pub fn plain_pytest(lab: &Lab, scale: Scale) -> anyhow::Result<Verdicts> {
     let python = lab.python()?;
     let folder = lab.networkx("plain")?;
     let results = lab.folder().join("plain.jsonl");
@@ -104,14 +106,22 @@ pub fn plain_pytest(lab: &Lab) -> anyhow::Result<Verdicts> {
     python.activate(&mut pytest);
     pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "every_result"]);
     pytest.env("PYTHONPATH", lab.root().join("xtask/peers")).env("EVERY_RESULT", &results);
+    if scale == Scale::Quick {
+        pytest.arg(NETWORKX_PART[1]);
+    }
     finish(pytest, RUN_MAX)?.expect_code("pytest", &[0, 1])?;
     of_pytest(&std::fs::read_to_string(&results).context("pytest left no results")?)
 }
 
-fn nextest(project: &Project) -> anyhow::Result<Verdicts> {
+fn nextest(project: &Project, scale: Scale) -> anyhow::Result<Verdicts> {
     let mut nextest = command("cargo", &project.folder);
-    nextest.args(["nextest", "run", "--no-fail-fast", "--status-level", "all", "--color", "never"]);
+    nextest.args(["nextest", "run", "--no-fail-fast", "--color", "never"]);
     nextest.env_remove("CARGO_TARGET_DIR");
+    match scale {
+        Scale::Whole => nextest.args(["--status-level", "all"]),
+        // What isn't meant would be shown as skipped.
+        Scale::Quick => nextest.args(["--status-level", "pass", ITERTOOLS_PART[1]]),
+    };
     let done = finish(nextest, RUN_MAX)?;
     let done =
         done.expect_code("cargo nextest (install it with `cargo install cargo-nextest`)", &[0, 100])?;

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use regatta_testbed::Node;
 
 use crate::compare::plain_pytest;
-use crate::lab::Lab;
+use crate::lab::{Lab, Scale};
 use crate::process::Running;
 use crate::regatta::{Project, Regatta, forget_runs};
 use crate::say::line;
@@ -72,9 +72,9 @@ impl Scene {
     /// When it, or what runs it, can't be had.
     pub fn networkx(lab: &Lab) -> anyhow::Result<Self> {
         Ok(Self {
-            regatta: Regatta::build(lab)?,
-            project: Project { folder: lab.networkx("faults")?, python: Some(lab.python()?) },
-            undisturbed: plain_pytest(lab)?,
+            regatta: Regatta::build(lab, Scale::Whole)?,
+            project: Project { folder: lab.networkx("faults")?, python: Some(lab.python()?), filter: None },
+            undisturbed: plain_pytest(lab, Scale::Whole)?,
             strike_after: 500,
             run_max: Duration::from_secs(900),
         })
@@ -97,7 +97,7 @@ impl Scene {
         }
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("regatta.toml"), configuration)?;
-        let project = Project { folder, python: None };
+        let project = Project { folder, python: None, filter: None };
         Ok(Self {
             regatta: Regatta { binary },
             project,

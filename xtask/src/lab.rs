@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -20,6 +21,15 @@ const ITERTOOLS: &str = "0.15.0";
 
 /// The longest that an installation or a build may take.
 const SETUP_MAX: Duration = Duration::from_secs(1_800);
+
+/// How much a harness does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Everything, with the binaries that users have.
+    Whole,
+    /// A small part, with the binaries that tests have built already: shows that all of it works.
+    Quick,
+}
 
 /// The laboratory.
 #[derive(Debug)]
@@ -51,12 +61,15 @@ impl Lab {
         &self.root
     }
 
-    /// Builds a binary of the workspace in release form, and gives its path.
+    /// Builds a binary of the workspace, in release form unless it is for something quick, and gives its path.
     ///
     /// # Errors
     /// When it doesn't build.
-    pub fn binary(&self, package: &str, name: &str) -> anyhow::Result<PathBuf> {
-        Ok(self.build(package, name, &["--release"])?.join("release").join(name))
+    pub fn binary(&self, package: &str, name: &str, scale: Scale) -> anyhow::Result<PathBuf> {
+        match scale {
+            Scale::Whole => Ok(self.build(package, name, &["--release"])?.join("release").join(name)),
+            Scale::Quick => self.test_binary(package, name),
+        }
     }
 
     /// The same in the form that tests use, which `cargo test` has built already.
@@ -77,19 +90,13 @@ impl Lab {
         Ok(target)
     }
 
-    /// The `regatta` binary.
-    ///
-    /// # Errors
-    /// When it doesn't build.
-    pub fn regatta(&self) -> anyhow::Result<PathBuf> {
-        self.binary("regatta-cli", "regatta")
-    }
-
     /// The Python environment with the peers, made when it isn't there.
     ///
     /// # Errors
     /// When Python or its `venv` is missing, or a package can't be installed.
     pub fn python(&self) -> anyhow::Result<Python> {
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let home = self.folder.join("python");
         let python = Python { home: home.clone() };
         let stamp = home.join("packages.txt");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::house_root;
+use xtask::lab::Scale;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "What developers of Regatta run")]
@@ -22,6 +23,9 @@ enum Command {
         /// Only this suite: networkx or itertools
         #[arg(long)]
         only: Option<String>,
+        /// A small part of each suite, with the binary that tests use
+        #[arg(long)]
+        quick: bool,
     },
     /// Runs networkx over RabbitMQ while workers or the broker are killed or frozen
     Faults {
@@ -61,13 +65,17 @@ fn node() -> anyhow::Result<bool> {
     Ok(true)
 }
 
+fn scale(quick: bool) -> Scale {
+    if quick { Scale::Quick } else { Scale::Whole }
+}
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Tidy => xtask::tidy::run(&house_root()),
-        Command::Compare { only } => xtask::compare::run(&house_root(), only.as_deref()),
+        Command::Compare { only, quick } => xtask::compare::run(&house_root(), only.as_deref(), scale(quick)),
         Command::Faults { only } => xtask::faults::run(&house_root(), only.as_deref()),
         Command::Bench { only, rounds, quick } => {
-            xtask::bench::run(&house_root(), only.as_deref(), rounds, quick)
+            xtask::bench::run(&house_root(), only.as_deref(), rounds, scale(quick))
         }
         Command::Record { out, command } => xtask::record::run(&out, &command),
         Command::Node => node(),

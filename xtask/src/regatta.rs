@@ -3,8 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::lab::{Lab, Python};
+use crate::lab::{Lab, Python, Scale};
 use crate::process::command;
+
+/// The part of networkx that is run quickly: for `--filter`, and as pytest's argument.
+pub const NETWORKX_PART: [&str; 2] = ["networkx/utils/*", "networkx/utils"];
+
+/// The part of itertools that is run quickly: for `--filter`, and as nextest's argument.
+pub const ITERTOOLS_PART: [&str; 2] = ["*zip*", "zip"];
 
 /// The queue on which test batches go when a project says nothing else.
 pub const QUEUE: &str = "regatta";
@@ -16,6 +22,8 @@ pub struct Project {
     pub folder: PathBuf,
     /// The Python environment that it needs, if it is a Python project.
     pub python: Option<Python>,
+    /// Which tests are meant, as `--filter` has it; all where there is none.
+    pub filter: Option<&'static str>,
 }
 
 /// What a run prints.
@@ -39,8 +47,8 @@ impl Regatta {
     ///
     /// # Errors
     /// When it doesn't build.
-    pub fn build(lab: &Lab) -> anyhow::Result<Self> {
-        Ok(Self { binary: lab.regatta()? })
+    pub fn build(lab: &Lab, scale: Scale) -> anyhow::Result<Self> {
+        Ok(Self { binary: lab.binary("regatta-cli", "regatta", scale)? })
     }
 
     fn command(&self, project: &Project) -> Command {
@@ -63,6 +71,7 @@ impl Regatta {
         let mut run = self.command(project);
         let format = if show == Show::Events { "json" } else { "human" };
         run.args(["run", "--format", format, "--workers", &slots.to_string()]);
+        run.args(project.filter.iter().flat_map(|filter| ["--filter", filter]));
         run
     }
 
@@ -71,6 +80,7 @@ impl Regatta {
     pub fn run_on(&self, project: &Project, broker: &str, slots: usize) -> Command {
         let mut run = self.command(project);
         run.args(["run", "--format", "json", "--broker", broker, "--workers", &slots.to_string()]);
+        run.args(project.filter.iter().flat_map(|filter| ["--filter", filter]));
         run
     }
 

@@ -281,7 +281,8 @@ impl<'a> Summary<'a> {
             (false, true) => (Paint::Fault, "Not all judged"),
             (false, false) => (Paint::Good, "Passed"),
         };
-        let mut text = format!("{}: {} tests in {took}", self.paint(paint, word), totals.tests);
+        let tests = if totals.tests == 1 { "test" } else { "tests" };
+        let mut text = format!("{}: {} {tests} in {took}", self.paint(paint, word), totals.tests);
         let parts = [
             (totals.passed, "passed"),
             (totals.flaky, "flaky"),

@@ -31,7 +31,7 @@ struct Callers<'a> {
 
 impl<'a> Callers<'a> {
     fn build(bench: &'a Bench) -> anyhow::Result<Self> {
-        let (bare, noop) = (bench.lab.binary("xtask", "bare_amqp")?, bench.lab.binary("xtask", "noop")?);
+        let (bare, noop) = (bench.binary("bare_amqp")?, bench.binary("noop")?);
         Ok(Self { bench, bare, noop })
     }
 
@@ -121,7 +121,7 @@ fn best(better: Better, prefork: Side, threads: Side) -> (&'static str, Side) {
 
 /// Tasks per second: published, run, result published, settled after its confirm.
 pub(super) fn throughput(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let ask = if bench.quick {
+    let ask = if bench.is_quick() {
         Ask { measure: "throughput", ours: "5000", python: "500" }
     } else {
         Ask { measure: "throughput", ours: "60000", python: "6000" }
@@ -140,7 +140,7 @@ pub(super) fn throughput(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 
 /// One task's way there and back, with nothing else on the way.
 pub(super) fn roundtrip(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let tasks = if bench.quick { "200" } else { "2000" };
+    let tasks = if bench.is_quick() { "200" } else { "2000" };
     let [regatta, limit, prefork, threads] =
         measure(bench, &Ask { measure: "roundtrip", ours: tasks, python: tasks })?;
     let better = Better::Less;
@@ -164,7 +164,7 @@ pub(super) fn worker(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         folder.join("regatta.toml"),
         "[suite.idle]\nadapter = \"commands\"\n\n[[suite.idle.test]]\nname = \"nothing\"\nrun = \"true\"\n",
     )?;
-    let project = Project { folder, python: None };
+    let project = Project { folder, python: None, filter: None };
     let node = Node::start();
     let mut sides: [Side; 4] = std::array::from_fn(|_| Side::default());
     for _ in 0..bench.rounds {

@@ -10,7 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use super::Bench;
 use super::measure::{Better, Reach, Row, Side};
 use crate::process::{Finished, command, finish};
-use crate::regatta::{Project, Show, forget_runs};
+use crate::regatta::{ITERTOOLS_PART, NETWORKX_PART, Project, Show, forget_runs};
 use crate::verdicts::story_of;
 
 /// The longest that one run may take.
@@ -22,7 +22,7 @@ fn seconds(done: &Finished) -> f64 {
 
 /// 10,000 commands, all output and results kept, against `xargs` that keeps nothing.
 pub(super) fn commands(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let count = if bench.quick { 500 } else { 10_000 };
+    let count = if bench.is_quick() { 500 } else { 10_000 };
     let folder = bench.lab.folder().join("commands");
     std::fs::create_dir_all(&folder)?;
     let tests: Vec<String> =
@@ -31,7 +31,7 @@ pub(super) fn commands(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         folder.join("regatta.toml"),
         format!("[suite.commands]\nadapter = \"commands\"\n\n{}", tests.join("\n")),
     )?;
-    let project = Project { folder: folder.clone(), python: None };
+    let project = Project { folder: folder.clone(), python: None, filter: None };
     let (mut ours, mut theirs) = (Side::default(), Side::default());
     for _ in 0..bench.rounds {
         forget_runs(&folder)?;
@@ -52,25 +52,22 @@ pub(super) fn commands(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 }
 
 fn networkx(bench: &Bench, purpose: &str) -> anyhow::Result<Project> {
-    Ok(Project { folder: bench.lab.networkx(purpose)?, python: Some(bench.python.clone()) })
+    let filter = bench.is_quick().then_some(NETWORKX_PART[0]);
+    Ok(Project { folder: bench.lab.networkx(purpose)?, python: Some(bench.python.clone()), filter })
 }
 
 fn pytest(bench: &Bench, folder: &Path, arguments: &[&str]) -> Command {
     let mut pytest = command(bench.python.program("python"), folder);
     bench.python.activate(&mut pytest);
     pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).args(arguments);
-    if bench.quick {
-        pytest.arg("networkx/utils");
+    if bench.is_quick() {
+        pytest.arg(NETWORKX_PART[1]);
     }
     pytest
 }
 
 fn regatta_run(bench: &Bench, project: &Project, slots: usize) -> anyhow::Result<Command> {
-    let mut run = bench.regatta()?.run_embedded(project, slots, Show::Text);
-    if bench.quick {
-        run.args(["--filter", "networkx/utils/*"]);
-    }
-    Ok(run)
+    Ok(bench.regatta()?.run_embedded(project, slots, Show::Text))
 }
 
 /// The wall time of the whole suite at two slots: the first run, which knows nothing, and the second.
@@ -184,22 +181,17 @@ fn processor_seconds(command: Command) -> anyhow::Result<f64> {
 
 /// The wall time of itertools' suite, when everything is built.
 pub(super) fn itertools(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let project = Project { folder: bench.lab.itertools("bench")?, python: None };
+    let filter = bench.is_quick().then_some(ITERTOOLS_PART[0]);
+    let project = Project { folder: bench.lab.itertools("bench")?, python: None, filter };
     let nextest = || {
         let mut nextest = command("cargo", &project.folder);
         nextest.args(["nextest", "run", "--no-fail-fast", "--test-threads", "2"]);
-        if bench.quick {
-            nextest.arg("zip");
+        if bench.is_quick() {
+            nextest.arg(ITERTOOLS_PART[1]);
         }
         nextest
     };
-    let regatta = || -> anyhow::Result<Command> {
-        let mut run = bench.regatta()?.run_embedded(&project, 2, Show::Text);
-        if bench.quick {
-            run.args(["--filter", "*zip*"]);
-        }
-        Ok(run)
-    };
+    let regatta = || anyhow::Ok(bench.regatta()?.run_embedded(&project, 2, Show::Text));
     // Both build once, unmeasured.
     finish(nextest(), RUN_MAX)?.expect_code("cargo nextest", &[0, 100])?;
     finish(regatta()?, RUN_MAX)?.expect_code("regatta run", &[0, 1])?;

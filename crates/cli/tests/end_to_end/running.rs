@@ -131,7 +131,7 @@ fn the_next_run_begins_with_what_failed_and_can_be_only_that() {
         serde_json::from_slice(&std::fs::read(results.join("run.json")).unwrap()).unwrap();
     assert_eq!(run["totals"]["tests"], 1);
     let shown = project.regatta(&["show", "results"]).expect(1);
-    assert!(shown.stdout.contains("1 tests"), "{}", shown.stdout);
+    assert!(shown.stdout.contains("1 test in"), "{}", shown.stdout);
 }
 
 #[test]
