@@ -2,15 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use regatta_celery::transport::{Broker, BrokerUrl, ConnectOptions};
 use regatta_celery::{App, Context, Prefetch, ResultRoute, TaskError, WorkerOptions};
 use regatta_dispatch::{Input, Ledger, run};
 use regatta_model::{
-    BatchEnd, BatchOrder, BatchReport, Fact, Item, Knowledge, Listed, Outcome, Policy, Progress,
+    BatchEnd, BatchOrder, BatchReport, Fact, Item, Knowledge, Listed, OrderItem, Outcome, Policy, Progress,
     RESULTS_EXCHANGE, Record, RunEvent, RunOrder, RunRecord, Stamped, Suite, SuiteOrder, TASK_NAME, TestId,
-    Time,
+    Time, WorkerName,
 };
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -44,13 +46,61 @@ fn app() -> App {
     })
 }
 
-async fn work(broker: Broker, queue: String, quiet: CancellationToken) {
+/// The hour of a worker that falls silent: each of its moments comes once.
+#[derive(Clone, Default)]
+struct Silence {
+    taken: Arc<AtomicBool>,
+    given_up: CancellationToken,
+    told_late: CancellationToken,
+}
+
+/// Workers of which the one with the first batch says nothing until the run has given it up, and then that all of it
+/// failed. The others say that they live, until that was said, and then that all of theirs passed.
+fn app_with(silence: Silence) -> App {
+    App::new("scripted").task(TASK_NAME, move |context: Context, Arguments { order }: Arguments| {
+        let silence = silence.clone();
+        async move {
+            let worker = WorkerName::from(context.worker_name());
+            let tell = move |context: Context, outcome: Option<Outcome>| {
+                let finished = |item: &OrderItem, outcome| {
+                    let Item::Test(test) = item.item.clone() else { unreachable!("tests alone were listed") };
+                    Fact::Finished { test, token: item.token, record: Record::new(outcome, Time(1), 1) }
+                };
+                let facts =
+                    outcome.map(|outcome| order.items.iter().map(move |item| finished(item, outcome)));
+                let facts = facts.into_iter().flatten().collect();
+                let progress = Progress { lease: order.lease, worker: worker.clone(), facts };
+                let end = BatchReport { lease: order.lease, worker: worker.clone(), end: BatchEnd::Done };
+                async move { context.update_state("PROGRESS", &progress).await.map(|()| end) }
+            };
+            if !silence.taken.swap(true, Ordering::SeqCst) {
+                // Whoever gives it up revokes it too; a frozen one doesn't hear that.
+                let late = tokio::spawn(async move {
+                    tell(context.clone(), None).await.unwrap();
+                    silence.given_up.cancelled().await;
+                    let end = tell(context, Some(Outcome::Failed)).await.unwrap();
+                    silence.told_late.cancel();
+                    end
+                });
+                return Ok::<_, TaskError>(late.await.unwrap());
+            }
+            let mut beats = tokio::time::interval(Duration::from_millis(300));
+            while !silence.told_late.is_cancelled() {
+                beats.tick().await;
+                tell(context.clone(), None).await?;
+            }
+            Ok(tell(context, Some(Outcome::Passed)).await?)
+        }
+    })
+}
+
+async fn work(app: App, broker: Broker, queue: String, quiet: CancellationToken) {
     let options = WorkerOptions {
         prefetch: Prefetch::Slots,
         results: ResultRoute::Exchange { exchange: RESULTS_EXCHANGE.into(), key_prefix: "w".into() },
         ..WorkerOptions::new(format!("{queue}@test"), [queue]).slots(2)
     };
-    app().worker(&broker, options).run(quiet, CancellationToken::new()).await.unwrap();
+    app.worker(&broker, options).run(quiet, CancellationToken::new()).await.unwrap();
 }
 
 fn order(queue: &str) -> RunOrder {
@@ -83,11 +133,18 @@ fn order(queue: &str) -> RunOrder {
     }
 }
 
-struct Facts<'a>(&'a mut Vec<Stamped>);
+struct Facts<'a> {
+    facts: &'a mut Vec<Stamped>,
+    /// Fired once a worker is lost.
+    given_up: CancellationToken,
+}
 
 impl Ledger for Facts<'_> {
     fn write(&mut self, fact: &Stamped) -> std::io::Result<()> {
-        self.0.push(fact.clone());
+        if matches!(fact.event, RunEvent::WorkerLost { .. }) {
+            self.given_up.cancel();
+        }
+        self.facts.push(fact.clone());
         Ok(())
     }
 
@@ -96,14 +153,19 @@ impl Ledger for Facts<'_> {
     }
 }
 
-async fn whole_run(broker: &Broker, order: RunOrder, tests: usize) -> (RunRecord, Vec<Stamped>) {
+async fn whole_run(
+    broker: &Broker,
+    order: RunOrder,
+    tests: usize,
+    given_up: CancellationToken,
+) -> (RunRecord, Vec<Stamped>) {
     let (tell, inputs) = mpsc::channel(8);
     let name = |n: usize| if n % 10 == 3 { format!("bad{n}") } else { format!("t{n}") };
     let tests = (0..tests).map(|n| Listed { test: TestId::new("s", name(n)), unit: None }).collect();
     tell.send(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() }).await.unwrap();
     tell.send(Input::ListingEnded { suite: "s".into(), fault: None }).await.unwrap();
     let mut facts = Vec::new();
-    let mut ledger = Facts(&mut facts);
+    let mut ledger = Facts { facts: &mut facts, given_up };
     let record =
         tokio::time::timeout(DEADLINE, run(broker, order, inputs, &mut ledger, CancellationToken::new()))
             .await
@@ -117,16 +179,13 @@ async fn every_test_has_one_verdict_and_failures_are_retried(broker: Broker) {
     let queue = order.suites[0].queue.clone();
     let quiet = CancellationToken::new();
     let run = order.run.clone();
-    let (record, facts) = {
-        let whole = whole_run(&broker, order, 200);
-        let working = work(broker.clone(), queue.clone(), quiet.clone());
-        let both = async {
-            let whole = whole.await;
-            quiet.cancel();
-            whole
-        };
-        tokio::join!(both, working).0
+    let whole = async {
+        let whole = whole_run(&broker, order, 200, CancellationToken::new()).await;
+        quiet.cancel();
+        whole
     };
+    let working = work(app(), broker.clone(), queue.clone(), quiet.clone());
+    let (record, facts) = tokio::join!(whole, working).0;
     let totals = record.totals();
     assert_eq!((totals.tests, totals.passed, totals.flaky), (200, 180, 20), "{totals:?}");
     assert!(matches!(facts.first().unwrap().event, RunEvent::RunStarted { .. }));
@@ -139,10 +198,34 @@ async fn every_test_has_one_verdict_and_failures_are_retried(broker: Broker) {
     broker.delete_queue(&queue).await.unwrap();
 }
 
+async fn a_silent_workers_late_result_changes_nothing(broker: Broker) {
+    let order = order(&regatta_testbed::unique("q"));
+    let queue = order.suites[0].queue.clone();
+    let (quiet, silence) = (CancellationToken::new(), Silence::default());
+    let whole = async {
+        let whole = whole_run(&broker, order, 20, silence.given_up.clone()).await;
+        quiet.cancel();
+        whole
+    };
+    let working = work(app_with(silence.clone()), broker.clone(), queue.clone(), quiet.clone());
+    let (record, facts) = tokio::join!(whole, working).0;
+    let totals = record.totals();
+    assert_eq!(
+        (totals.tests, totals.passed),
+        (20, 20),
+        "one verdict each, and none from the silence: {totals:?}"
+    );
+    assert_eq!(record.losses.len(), 1, "{:?}", record.losses);
+    let late: Vec<_> =
+        facts.iter().filter(|fact| matches!(fact.event, RunEvent::LateResult { .. })).collect();
+    assert!(!late.is_empty() && late.len() == record.late.len(), "what came late is in the ledger");
+    broker.delete_queue(&queue).await.unwrap();
+}
+
 async fn a_run_that_nobody_works_on_says_so_and_ends(broker: Broker) {
     let order = order(&regatta_testbed::unique("q"));
     let queue = order.suites[0].queue.clone();
-    let (record, facts) = whole_run(&broker, order, 3).await;
+    let (record, facts) = whole_run(&broker, order, 3, CancellationToken::new()).await;
     assert_eq!(record.totals().unjudged, 3);
     let said = facts.iter().find_map(|fact| match &fact.event {
         RunEvent::NobodyWorks { queue, for_ms } => Some((queue.clone(), *for_ms)),
@@ -167,6 +250,7 @@ macro_rules! on_both_brokers {
 
 on_both_brokers! {
     every_test_has_one_verdict_and_failures_are_retried
+    a_silent_workers_late_result_changes_nothing
     a_run_that_nobody_works_on_says_so_and_ends
 }
 
