@@ -299,12 +299,14 @@ impl Run {
         let known = self.order.known.of(&at.0, &at.1);
         let Some(subject) = self.subjects.get_mut(at) else { return };
         subject.stage = Stage::Planned;
+        // Of a file that hasn't changed the tests are known. This one may hold a new one.
+        let changed = matches!(at.1, Item::Unit(_));
         let work = Work {
             item: at.1.clone(),
             attempt: subject.attempt,
             together: subject.unit.clone().filter(|_| together),
             expected: known.as_ref().map(|known| Duration::from_micros(known.p90_us)),
-            urgent: urgent || known.is_some_and(|known| known.failed_last),
+            urgent: urgent || changed || known.is_some_and(|known| known.failed_last),
         };
         self.plan.add(&lane, work);
     }

@@ -194,6 +194,22 @@ fn every_listed_test_gets_the_verdict_of_its_record() {
 }
 
 #[test]
+fn a_unit_that_has_changed_comes_before_what_takes_long() {
+    let known = |ms: u64| Known { p90_us: ms * 1_000, failed_last: false };
+    let mut order = Story::new(policy()).run.order;
+    let unit = Unit { suite: "s".into(), name: "edited.py".into() };
+    order.known.units.insert(unit.clone(), known(10));
+    order.known.tests.insert(TestId::new("s", "long.py::a"), known(60_000));
+    let mut story = Story::of(order);
+    let long = Listed { test: TestId::new("s", "long.py::a"), unit: None };
+    // Listing knows what an unchanged file holds; this one may hold something new.
+    story.on(Input::Listed { tests: vec![long], units: vec![unit], remembered: Vec::new() });
+    story.on(Input::ListingEnded { suite: "s".into(), fault: None });
+    let first = story.take().1.items;
+    assert_eq!(first.iter().map(|item| item_name(&item.item)).collect::<Vec<_>>(), ["edited.py"]);
+}
+
+#[test]
 fn a_remembered_unit_that_holds_other_tests_now_is_run_as_it_is() {
     let unit = Unit { suite: "s".into(), name: "u".into() };
     let listed = |name: &str| Listed { test: TestId::new("s", name), unit: Some(unit.clone()) };
