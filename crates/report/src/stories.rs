@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use regatta_model::{
-    CancelReason, Fault, FaultKind, Lease, Listed, Outcome, Output, Policy, Record, RunEvent, RunRecord,
-    Stamped, Suite, TestId, Time, Token,
+    CancelReason, Fault, FaultKind, Judgement, Lease, Listed, Outcome, Output, Policy, Record, RunEvent,
+    RunRecord, Stamped, Suite, TeardownFailed, TestId, Time, Token, Unit,
 };
 
 use crate::{Progress, Style, Summary, SummaryOptions, Verbosity, write_junit, write_run};
@@ -248,6 +248,57 @@ fn junit_has_every_attempt_and_is_valid() {
         </testsuite>
     </testsuites>
     "#);
+}
+
+/// The production `Char` of XML 1.0: <https://www.w3.org/TR/xml/#charsets>.
+fn is_xml_char(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+}
+
+#[test]
+fn junit_holds_only_characters_of_xml_wherever_a_text_comes_from() {
+    // The control characters come last: an escape sequence takes what follows it along.
+    let odd: String = "\u{fffd}\u{fffe}\u{ffff}\u{10ffff}\u{7f}".chars().chain('\0'..=' ').collect();
+    let mut record = record(&facts());
+    record.teardowns_failed.push(TeardownFailed {
+        suite: "unit".into(),
+        worker: "w".into(),
+        message: String::new(),
+        output: Output { text: "down".to_owned(), bytes_omitted: 0 },
+    });
+    let add = |text: &mut String| text.push_str(&odd);
+    record.run.iter_mut().for_each(|run| add(&mut run.0));
+    for suite in &mut record.suites {
+        add(&mut suite.name.0);
+        add(&mut suite.adapter);
+    }
+    for failed in &mut record.teardowns_failed {
+        for text in [&mut failed.suite.0, &mut failed.worker.0, &mut failed.message, &mut failed.output.text]
+        {
+            add(text);
+        }
+    }
+    for test in &mut record.tests {
+        add(&mut test.test.suite.0);
+        test.unit = Some(Unit { suite: test.test.suite.clone(), name: test.test.name.clone() + &odd });
+        add(&mut test.test.name);
+        for attempt in &mut test.attempts {
+            attempt.worker.iter_mut().for_each(|worker| add(&mut worker.0));
+            if let Judgement::Fault(fault) = &mut attempt.judgement {
+                add(&mut fault.message);
+            }
+            if let Some(record) = &mut attempt.record {
+                add(record.message.get_or_insert_default());
+                add(&mut record.output.text);
+            }
+        }
+    }
+    let mut out = Vec::new();
+    write_junit(&mut out, &record).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let odd: Vec<char> = text.chars().filter(|c| !is_xml_char(*c)).collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    assert_eq!(quick_junit::Report::deserialize(text.as_bytes()).unwrap().tests, 7);
 }
 
 #[test]

@@ -249,3 +249,20 @@ fn fixtures_of_conftest_files_are_found_wherever_they_stand() {
         assert_eq!(project.verdicts().len(), 3, "{arguments:?}");
     }
 }
+
+#[test]
+fn junit_can_be_read_whatever_a_test_prints() {
+    let project =
+        Project::new(&[("test_a.py", "def test_a():\n    print('\\ufffe \\uffff <&> \\0')\n    assert 0\n")]);
+    project.python(&["run"]).expect(1);
+    let read =
+        "import sys, xml.etree.ElementTree as tree\nprint(tree.parse(sys.argv[1]).getroot().get('failures'))";
+    let mut python = std::process::Command::new(regatta_testbed::python());
+    let read = python.args(["-c", read]).arg(project.run_folder().join("junit.xml")).output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&read.stdout).trim(),
+        "1",
+        "{}",
+        String::from_utf8_lossy(&read.stderr)
+    );
+}
