@@ -13,7 +13,7 @@ use regatta_testbed::Node;
 use crate::container::{Base, Container};
 use crate::lab::{Lab, Scale};
 use crate::process::{Running, command, finish};
-use crate::regatta::{ITERTOOLS_PART, NETWORKX_PART, Project, Regatta, Show, forget_runs};
+use crate::regatta::{ITERTOOLS_PART, NETWORKX_PART, Project, Regatta, Show, forget_records, forget_runs};
 use crate::say::line;
 use crate::verdicts::{Verdicts, compare, counts, expect_whole, of_nextest, of_pytest, story_of};
 
@@ -151,17 +151,9 @@ fn spread(regatta: &Regatta, project: &Project, broker: &str) -> anyhow::Result<
 
 /// Runs, and reads the run's own record: whole, and one verdict for each test.
 fn judged(project: &Project, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Verdicts> {
-    forget_record(&project.folder)?;
+    forget_records(&project.folder)?;
     run()?;
     let story = story_of(&project.folder)?;
     expect_whole(&story)?;
     Ok(story.verdicts)
-}
-
-/// Forgets the records of earlier runs, and keeps what was learnt from them.
-fn forget_record(folder: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(folder.join(".regatta/runs")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

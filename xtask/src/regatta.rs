@@ -105,7 +105,19 @@ impl Regatta {
 /// # Errors
 /// When something is there that can't be removed.
 pub fn forget_runs(folder: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(folder.join(".regatta")) {
+    remove(&folder.join(".regatta"))
+}
+
+/// Forgets the records of earlier runs, and keeps what was learnt from them.
+///
+/// # Errors
+/// When something is there that can't be removed.
+pub fn forget_records(folder: &Path) -> std::io::Result<()> {
+    remove(&folder.join(".regatta/runs"))
+}
+
+fn remove(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -1,9 +1,9 @@
 //! `Plan`: what to hand out next.
 //!
-//! The policy: what was never seen, has changed or failed last time comes first, then what is expected to take longest, in batches
-//! of `max(expected seconds left / (4 × slots), 5 × the cost of one batch)`. Large batches while much is left cost
-//! little; small ones at the end keep every slot busy to the last. (Graham's longest-processing-time rule with guided
-//! self-scheduling's chunks; Graham 1969, Polychronopoulos and Kuck 1987.)
+//! The policy: what was never seen, has changed or failed last time comes first, then what is expected to take longest,
+//! in batches of `max(expected seconds left / (4 × slots), 5 × the cost of one batch)`. Large batches while much is left
+//! cost little; small ones at the end keep every slot busy to the last. (Graham's longest-processing-time rule with
+//! guided self-scheduling's chunks; Graham 1969, Polychronopoulos and Kuck 1987.)
 //!
 //! It must not know workers, leases or outcomes: [`Run`](crate::Run) does.
 

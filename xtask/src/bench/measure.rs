@@ -93,7 +93,8 @@ impl Row {
     /// Whether all marks were reached; none when there is no number to tell by.
     #[must_use]
     pub fn reached(&self) -> Option<bool> {
-        self.reach.iter().try_fold(true, |all, reach| {
+        let (first, rest) = self.reach.split_first()?;
+        std::iter::once(first).chain(rest).try_fold(true, |all, reach| {
             let (value, mark) = match reach {
                 Reach::OfPeer(mark) => (self.ratio(&self.peer.1)?, *mark),
                 Reach::OfLimit(mark) => (self.ratio(&self.limit)?, *mark),

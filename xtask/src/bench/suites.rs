@@ -4,20 +4,37 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::ensure;
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::Bench;
 use super::measure::{Better, Reach, Row, Side};
 use crate::process::{Finished, command, finish};
-use crate::regatta::{ITERTOOLS_PART, NETWORKX_PART, Project, Show, forget_runs};
-use crate::verdicts::story_of;
+use crate::regatta::{ITERTOOLS_PART, NETWORKX_PART, Project, Show, forget_records, forget_runs};
+use crate::verdicts::{expect_whole, story_of};
 
 /// The longest that one run may take.
 const RUN_MAX: Duration = Duration::from_secs(900);
 
+/// How many tests the suites have.
+const NETWORKX_TESTS: usize = 6_209;
+const ITERTOOLS_TESTS: usize = 444;
+
 fn seconds(done: &Finished) -> f64 {
     done.wall.as_secs_f64()
+}
+
+/// Runs a whole suite with Regatta, on what earlier runs taught. One that judged less than all of its tests is no
+/// measurement.
+fn whole_run(bench: &Bench, project: &Project, slots: usize, tests: usize) -> anyhow::Result<f64> {
+    forget_records(&project.folder)?;
+    let run = bench.regatta()?.run_embedded(project, slots, Show::Text);
+    let done = finish(run, RUN_MAX)?.expect_code("regatta run", &[0, 1])?;
+    let story = story_of(&project.folder)?;
+    expect_whole(&story)?;
+    let judged = story.verdicts.len();
+    ensure!(judged > 0 && (bench.is_quick() || judged == tests), "{judged} of {tests} tests were judged");
+    Ok(seconds(&done))
 }
 
 /// 10,000 commands, all output and results kept, against `xargs` that keeps nothing.
@@ -35,8 +52,7 @@ pub(super) fn commands(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Side::default(), Side::default());
     for _ in 0..bench.rounds {
         forget_runs(&folder)?;
-        let done = finish(bench.regatta()?.run_embedded(&project, 2, Show::Text), RUN_MAX)?;
-        ours.add(seconds(&done.expect_code("regatta run", &[0])?));
+        ours.add(whole_run(bench, &project, 2, count)?);
         let mut xargs = command("sh", &folder);
         xargs.args(["-c", &format!("seq {count} | xargs -P2 -n1 true")]);
         theirs.add(seconds(&finish(xargs, RUN_MAX)?.expect_code("xargs", &[0])?));
@@ -66,10 +82,6 @@ fn pytest(bench: &Bench, folder: &Path, arguments: &[&str]) -> Command {
     pytest
 }
 
-fn regatta_run(bench: &Bench, project: &Project, slots: usize) -> anyhow::Result<Command> {
-    Ok(bench.regatta()?.run_embedded(project, slots, Show::Text))
-}
-
 /// The wall time of the whole suite at two slots: the first run, which knows nothing, and the second.
 pub(super) fn networkx_wall(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let project = networkx(bench, "bench")?;
@@ -78,8 +90,7 @@ pub(super) fn networkx_wall(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     for _ in 0..bench.rounds {
         forget_runs(&project.folder)?;
         for side in [&mut first, &mut second] {
-            let done = finish(regatta_run(bench, &project, 2)?, RUN_MAX)?;
-            side.add(seconds(&done.expect_code("regatta run", &[0, 1])?));
+            side.add(whole_run(bench, &project, 2, NETWORKX_TESTS)?);
         }
         let done = finish(pytest(bench, &project.folder, &["-n", "2"]), RUN_MAX)?;
         xdist.add(seconds(&done.expect_code("pytest -n 2", &[0, 1])?));
@@ -148,12 +159,12 @@ pub(super) fn networkx_cpu(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let (mut ours, mut theirs, mut plain) = (Side::default(), Side::default(), Side::default());
     for _ in 0..bench.rounds {
         forget_runs(&project.folder)?;
-        ours.add(processor_seconds(regatta_run(bench, &project, 8)?)?);
-        theirs.add(processor_seconds(pytest(bench, &project.folder, &["-n", "8"]))?);
-        plain.add(processor_seconds(pytest(bench, &project.folder, &["-p", "no:xdist"]))?);
+        ours.add(processor_seconds(|| whole_run(bench, &project, 8, NETWORKX_TESTS))?);
+        for (side, arguments) in [(&mut theirs, ["-n", "8"]), (&mut plain, ["-p", "no:xdist"])] {
+            let pytest = pytest(bench, &project.folder, &arguments);
+            side.add(processor_seconds(|| finish(pytest, RUN_MAX)?.expect_code("pytest", &[0, 1]))?);
+        }
     }
-    let story = story_of(&project.folder).context("the run left no record")?;
-    anyhow::ensure!(!story.verdicts.is_empty(), "the measured run has no verdicts");
     Ok(vec![Row {
         work: "networkx, 8 slots, processor time (s)",
         better: Better::Less,
@@ -164,8 +175,8 @@ pub(super) fn networkx_cpu(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     }])
 }
 
-/// Processor time of a command and of all its descendants that were waited for.
-fn processor_seconds(command: Command) -> anyhow::Result<f64> {
+/// Processor time of what is run, and of all its descendants that were waited for.
+fn processor_seconds<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<f64> {
     let spent = || -> anyhow::Result<f64> {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
         let seconds = |time: nix::sys::time::TimeVal| {
@@ -175,7 +186,7 @@ fn processor_seconds(command: Command) -> anyhow::Result<f64> {
         Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
     };
     let before = spent()?;
-    finish(command, RUN_MAX)?.expect_code("the measured run", &[0, 1])?;
+    run()?;
     Ok(spent()? - before)
 }
 
@@ -191,13 +202,13 @@ pub(super) fn itertools(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         }
         nextest
     };
-    let regatta = || anyhow::Ok(bench.regatta()?.run_embedded(&project, 2, Show::Text));
+    let regatta = || whole_run(bench, &project, 2, ITERTOOLS_TESTS);
     // Both build once, unmeasured.
     finish(nextest(), RUN_MAX)?.expect_code("cargo nextest", &[0, 100])?;
-    finish(regatta()?, RUN_MAX)?.expect_code("regatta run", &[0, 1])?;
+    regatta()?;
     let (mut ours, mut theirs) = (Side::default(), Side::default());
     for _ in 0..bench.rounds {
-        ours.add(seconds(&finish(regatta()?, RUN_MAX)?.expect_code("regatta run", &[0, 1])?));
+        ours.add(regatta()?);
         theirs.add(seconds(&finish(nextest(), RUN_MAX)?.expect_code("cargo nextest", &[0, 100])?));
     }
     Ok(vec![Row {

@@ -1,7 +1,7 @@
 //! Regatta's side of the broker benchmarks: a Celery application with one task that does nothing, and its caller.
 //!
 //! `noop worker URL` runs it in two slots. `noop throughput URL N` sends N tasks, up to a window at a time, and prints
-//! tasks per second. `noop roundtrip URL N` sends one at a time, and prints the median in microseconds. The bare loop
+//! tasks per second; `noop throughput-whole` the same with every header that Celery writes. `noop roundtrip URL N` sends one at a time, and prints the median in microseconds. The bare loop
 //! beside it moves the same bytes without Celery's protocol. Both have one thread of their own beside those of the AMQP
 //! client: their tasks do nothing, and the broker needs the cores.
 
@@ -27,14 +27,18 @@ async fn main() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["worker", url] => worker(url).await,
         ["throughput", url, count] => {
-            println!("{:.0}", throughput(url, count.parse()?).await?);
+            println!("{:.0}", throughput(url, count.parse()?, true).await?);
+            Ok(())
+        }
+        ["throughput-whole", url, count] => {
+            println!("{:.0}", throughput(url, count.parse()?, false).await?);
             Ok(())
         }
         ["roundtrip", url, count] => {
             println!("{}", roundtrip(url, count.parse()?).await?);
             Ok(())
         }
-        _ => bail!("usage: noop worker URL | throughput URL N | roundtrip URL N"),
+        _ => bail!("usage: noop worker URL | throughput URL N | throughput-whole URL N | roundtrip URL N"),
     }
 }
 
@@ -59,8 +63,8 @@ async fn worker(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn options() -> ClientOptions {
-    ClientOptions { brief_headers: true, ..ClientOptions::default() }
+fn options(brief_headers: bool) -> ClientOptions {
+    ClientOptions { brief_headers, ..ClientOptions::default() }
 }
 
 async fn call(client: &Client) -> anyhow::Result<()> {
@@ -68,8 +72,8 @@ async fn call(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn throughput(url: &str, count: usize) -> anyhow::Result<f64> {
-    let client = Client::new(&connect(url).await?, options()).await?;
+async fn throughput(url: &str, count: usize, brief_headers: bool) -> anyhow::Result<f64> {
+    let client = Client::new(&connect(url).await?, options(brief_headers)).await?;
     let began = Instant::now();
     stream::iter(0..count).map(|_| call(&client)).buffer_unordered(WINDOW).try_collect::<Vec<()>>().await?;
     #[expect(clippy::cast_precision_loss, reason = "counts of tasks are far below 2^52")]
@@ -77,7 +81,7 @@ async fn throughput(url: &str, count: usize) -> anyhow::Result<f64> {
 }
 
 async fn roundtrip(url: &str, count: usize) -> anyhow::Result<u128> {
-    let client = Client::new(&connect(url).await?, options()).await?;
+    let client = Client::new(&connect(url).await?, options(true)).await?;
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         let began = Instant::now();
