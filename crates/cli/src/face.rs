@@ -1,7 +1,7 @@
 //! What a run shows while it runs: lines for people, with a live view on a terminal, or facts as JSON lines.
 
 use std::collections::HashMap;
-use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use regatta_console::Live;
@@ -9,6 +9,8 @@ use regatta_model::{Knowledge, RunRecord, Stamped, Time};
 use regatta_report::{Progress, Style, Summary, SummaryOptions, Verbosity};
 
 use crate::args::Format;
+use crate::error::CliError;
+use crate::out::Out;
 use regatta_console::Color;
 
 /// How often a pipe is told how far the run is.
@@ -17,18 +19,18 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 /// How often the live view is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// What goes to standard output. A reader that goes away is no reason to end a run.
+/// What goes to standard output. That it takes no more is no reason to end a run: the run's files are written all the same.
 pub(crate) enum Face {
     /// Lines for people.
-    People { progress: Box<Progress>, live: Option<Live>, drawn: Time, out: BufWriter<Stdout>, style: Style },
+    People { progress: Box<Progress>, live: Option<Live>, drawn: Time, out: Out, style: Style },
     /// Facts as JSON.
-    Machine { out: BufWriter<Stdout> },
+    Machine { out: Out },
 }
 
 impl Face {
     /// The face that was asked for.
     pub(crate) fn new(format: Format, color: Color, verbose: bool, known: &Knowledge) -> Self {
-        let out = BufWriter::new(io::stdout());
+        let out = Out::new();
         if format == Format::Json {
             return Self::Machine { out };
         }
@@ -46,7 +48,7 @@ impl Face {
     /// A fact, and the line that it is in the ledger.
     pub(crate) fn on(&mut self, fact: &Stamped, line: &[u8]) {
         match self {
-            Self::Machine { out } => drop(out.write_all(line)),
+            Self::Machine { out } => out.write(line),
             Self::People { progress, live, out, .. } => {
                 let lines = progress.on(fact);
                 if !lines.is_empty() {
@@ -59,15 +61,14 @@ impl Face {
     /// A reader that is a program gets what there is, and doesn't wait for the next tick.
     pub(crate) fn flush(&mut self) {
         if let Self::Machine { out } = self {
-            // Whoever reads no more has what he wants.
-            let _ = out.flush();
+            out.flush();
         }
     }
 
     /// Time went on.
     pub(crate) fn tick(&mut self, now: Time) {
         match self {
-            Self::Machine { out } => drop(out.flush()),
+            Self::Machine { out } => out.flush(),
             Self::People { progress, live: Some(live), drawn, .. } => {
                 if now.since(*drawn) >= DRAW_EVERY {
                     *drawn = now;
@@ -83,26 +84,29 @@ impl Face {
     }
 
     /// The end of the run.
-    pub(crate) fn end(self, record: &RunRecord, folder: String) {
+    ///
+    /// # Errors
+    /// When standard output could not be written, now or before.
+    pub(crate) fn end(self, record: &RunRecord, folder: String) -> Result<(), CliError> {
         match self {
-            Self::Machine { mut out } => drop(out.flush()),
+            Self::Machine { out } => out.end(),
             Self::People { live, mut out, style, .. } => {
                 drop(live);
                 let summary = Summary::render(record, &SummaryOptions { style, folder });
-                print(&mut out, None, &[summary.trim_end().to_owned()]);
+                out.line(summary.trim_end());
+                out.end()
             }
         }
     }
 }
 
-fn print(out: &mut BufWriter<Stdout>, live: Option<&Live>, lines: &[String]) {
-    let mut write = || -> io::Result<()> {
-        lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
-        out.flush()
+fn print(out: &mut Out, live: Option<&Live>, lines: &[String]) {
+    let mut write = || {
+        lines.iter().for_each(|line| out.line(line));
+        out.flush();
     };
-    // Whoever reads no more has what he wants.
-    let _ = match live {
+    match live {
         Some(live) => live.aside(write),
         None => write(),
-    };
+    }
 }

@@ -1,6 +1,5 @@
 //! `regatta list`.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use regatta_model::Input;
@@ -11,6 +10,7 @@ use crate::args::{Format, ListArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::listing::{LIST_TIMEOUT, Listing, fence};
+use crate::out::Out;
 use crate::project::{self, Project, Trees};
 use crate::surroundings::base_env;
 
@@ -35,7 +35,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
         by_name: true,
         digests: Arc::default(),
     };
-    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let mut out = Out::new();
     let (mut found, mut faults) = (0, Vec::new());
     for suite in &project.suites {
         let mut emit = |input| match input {
@@ -45,18 +45,13 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
                     tests.iter().map(|listed| (&listed.test.suite, &listed.test.name, listed.unit.as_ref()));
                 let units = units.iter().map(|unit| (&unit.suite, &unit.name, Some(unit)));
                 for (suite, name, unit) in tests.chain(units) {
-                    // Whoever reads no more has what he wants.
-                    let _ = match args.format {
-                        Format::Human => writeln!(out, "{suite} {name}"),
+                    out.line(&match args.format {
+                        Format::Human => format!("{suite} {name}"),
                         Format::Json => {
                             let unit = unit.map(|unit| &unit.name);
-                            writeln!(
-                                out,
-                                "{}",
-                                serde_json::json!({ "suite": suite, "name": name, "unit": unit })
-                            )
+                            serde_json::json!({ "suite": suite, "name": name, "unit": unit }).to_string()
                         }
-                    };
+                    });
                 }
             }
             Input::ListingEnded { fault, .. } => faults.extend(fault),
@@ -64,7 +59,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
         };
         listing.list(suite.adapter.as_ref(), &mut emit);
     }
-    let _ = out.flush();
+    out.end()?;
     if let Some(fault) = faults.into_iter().next() {
         return Err(CliError::new(Exit::Fault, fault.message));
     }

@@ -11,6 +11,7 @@ mod face;
 mod filter;
 mod list;
 mod listing;
+mod out;
 mod project;
 mod run;
 mod show;

@@ -352,8 +352,9 @@ fn finish(
     if let Some(Err(error)) = state.as_ref().map(|state| state.prune(RUNS_KEPT_MAX)) {
         tracing::warn!(%error, "old runs can't be removed");
     }
-    face.end(record, relative(folder));
+    let shown = face.end(record, relative(folder));
     written.map_err(|error| unwritable(folder, &error))?;
+    shown?;
     let empty = record.suites_empty().next().filter(|_| record.totals().tests > 0);
     if let Some(suite) = empty.filter(|_| exit == Exit::NoTests) {
         return Err(CliError::new(exit, format!("no tests were found in suite {suite}"))

@@ -1,6 +1,5 @@
 //! `regatta show`: the end of an earlier run, read from its facts.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use regatta_model::{RunId, RunRecord};
@@ -10,6 +9,7 @@ use regatta_store::{EVENTS_FILE, State, read_events};
 use crate::args::ShowArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::out::Out;
 use regatta_console::Color;
 
 /// Shows a run, and ends as it ended.
@@ -23,8 +23,9 @@ pub(crate) fn show(args: &ShowArgs, color: Color) -> Result<Exit, CliError> {
     facts.iter().for_each(|fact| record.apply(fact));
     let options =
         SummaryOptions { style: Style { color: color.on_stdout() }, folder: folder.display().to_string() };
-    // Whoever reads no more has what he wants.
-    let _ = std::io::stdout().write_all(Summary::render(&record, &options).as_bytes());
+    let mut out = Out::new();
+    out.write(Summary::render(&record, &options).as_bytes());
+    out.end()?;
     Ok(Exit::of(&record))
 }
 

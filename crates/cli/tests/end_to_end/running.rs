@@ -141,3 +141,21 @@ fn a_damaged_history_is_said_and_is_no_hindrance() {
     let ended = project.regatta(&["run"]).expect(0);
     assert!(ended.stderr.contains("goes on without history"), "{}", ended.stderr);
 }
+
+#[test]
+fn output_that_cannot_be_written_is_3_and_a_reader_that_left_is_nothing() {
+    let project = Project::of_commands(&[("a", "true")]);
+    for arguments in [&["run", "--format", "json"][..], &["run"], &["list"], &["show"]] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let mut command = project.command(arguments);
+        let ended = command.stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(3), "{arguments:?}: {said}");
+        assert!(said.contains("error: the standard output can't be written"), "{arguments:?}: {said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = project.command(arguments).stdout(writer).output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {ended:?}");
+    }
+    assert_eq!(project.verdicts(), ["a passed"]);
+}
