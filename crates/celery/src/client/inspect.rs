@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, broadcast};
 use tokio::time::Instant;

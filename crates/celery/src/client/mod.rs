@@ -82,7 +82,7 @@ impl Client {
         let queue = Queue::transient(&reply_to).exclusive().auto_delete();
         let consumer = replies::own_queue(broker, queue, None, true).await?;
         let pending = Arc::new(Pending::default());
-        let reader = tokio::spawn(replies::read(consumer, broker.link(), Arc::clone(&pending)));
+        let reader = tokio::spawn(replies::read(consumer, Arc::clone(&pending)));
         Ok(Self::with(broker, options, reply_to, pending, Some(AbortOnDropHandle::new(reader))))
     }
 

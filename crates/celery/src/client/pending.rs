@@ -23,8 +23,8 @@ pub enum Update {
         /// Who said it.
         facts: Facts,
     },
-    /// The reply queue was lost with the connection to the broker and declared anew. What was sent to it meanwhile
-    /// is gone.
+    /// The reply queue was lost with the connection to the broker, or the channel, and declared anew. What was sent to
+    /// it meanwhile is gone.
     ReplyLost,
 }
 

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::watch;
 
 use crate::client::facts::Facts;
 use crate::client::pending::Pending;
 use crate::error::ClientError;
 use crate::transport::{
-    Binding, Broker, Consume, Consumer, Link, Queue, Settle, SettleError, Settler, Topology,
+    Binding, Broker, Consume, Consumer, Incoming, Queue, Settle, SettleError, Settler, Topology,
 };
 use crate::wire::{Refusal, ResultMessage};
 
@@ -124,43 +123,28 @@ pub(crate) async fn own_queue(
 }
 
 /// Reads the client's own reply queue for as long as the client lives.
-pub(crate) async fn read(mut consumer: Consumer, mut link: watch::Receiver<Link>, pending: Arc<Pending>) {
-    let mut generation = generation_of(&link.borrow_and_update());
-    loop {
-        tokio::select! {
-            biased;
-            delivery = consumer.next() => {
-                let Some(delivery) = delivery else { break };
-                let (envelope, _settled_by_no_ack) = delivery.split();
-                match ResultMessage::decode(&envelope.properties, &envelope.body) {
-                    Ok(message) => {
-                        let facts = Facts::read(&envelope.properties.headers);
-                        let id = message.task_id.clone();
-                        if !pending.deliver(message, facts) {
-                            tracing::debug!(task = id, "a result came that nobody waits for");
-                        }
-                    }
-                    Err(refusal) => tracing::warn!(reason = %refusal.reason, "a malformed result was thrown away"),
+pub(crate) async fn read(mut consumer: Consumer, pending: Arc<Pending>) {
+    while let Some(incoming) = StreamExt::next(&mut consumer).await {
+        let delivery = match incoming {
+            Incoming::Delivery(delivery) => delivery,
+            // Whoever sends his task again then, sends it to a queue that is there.
+            Incoming::Renewed => {
+                pending.reply_lost();
+                continue;
+            }
+            Incoming::Lost => continue,
+        };
+        let (envelope, _settled_by_no_ack) = delivery.split();
+        match ResultMessage::decode(&envelope.properties, &envelope.body) {
+            Ok(message) => {
+                let facts = Facts::read(&envelope.properties.headers);
+                let id = message.task_id.clone();
+                if !pending.deliver(message, facts) {
+                    tracing::debug!(task = id, "a result came that nobody waits for");
                 }
             }
-            changed = link.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let now = generation_of(&link.borrow_and_update());
-                if now.is_some() && generation.is_some() && now != generation {
-                    pending.reply_lost();
-                }
-                generation = now.or(generation);
-            }
+            Err(refusal) => tracing::warn!(reason = %refusal.reason, "a malformed result was thrown away"),
         }
     }
     pending.close();
-}
-
-fn generation_of(link: &Link) -> Option<u64> {
-    match link {
-        Link::Up { generation } => Some(*generation),
-        Link::Down { .. } => None,
-    }
 }

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use regatta_testbed::{shared_node, unique};
 
 use super::{

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 
 use super::{Properties, amqp, embedded};
 
@@ -99,7 +99,20 @@ impl fmt::Debug for Settler {
     }
 }
 
-/// A stream of deliveries. It ends only with [`Consumer::cancel`] or the broker's close.
+/// What a consumer tells.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries; a box for each costs more")]
+pub(crate) enum Incoming {
+    /// A message came in.
+    Delivery(Delivery),
+    /// The channel or its connection is gone. What came on it and isn't settled can't be settled any more: the broker
+    /// delivers it again. [`Incoming::Renewed`] follows, or the end.
+    Lost,
+    /// It consumes again, on a new channel. A queue that lives no longer than its consumer was made anew.
+    Renewed,
+}
+
+/// A stream of what comes in. It ends only with [`Consumer::cancel`] or the broker's close.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(super) kind: ConsumerKind,
@@ -112,6 +125,15 @@ pub(super) enum ConsumerKind {
 }
 
 impl Consumer {
+    /// The next delivery, for whoever needn't know what became of the earlier ones; `None` after the end.
+    pub(crate) async fn next(&mut self) -> Option<Delivery> {
+        loop {
+            if let Incoming::Delivery(delivery) = StreamExt::next(self).await? {
+                return Some(delivery);
+            }
+        }
+    }
+
     /// Stops new deliveries. Those that came stay valid.
     pub(crate) fn cancel(&self) {
         match &self.kind {
@@ -122,11 +144,13 @@ impl Consumer {
 }
 
 impl Stream for Consumer {
-    type Item = Delivery;
+    type Item = Incoming;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Incoming>> {
         match &mut self.kind {
-            ConsumerKind::Embedded(subscription) => subscription.poll_next(context),
+            ConsumerKind::Embedded(subscription) => {
+                subscription.poll_next(context).map(|delivery| delivery.map(Incoming::Delivery))
+            }
             ConsumerKind::Amqp(subscription) => subscription.poll_next(context),
         }
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub(crate) use self::delivery::{Consumer, Delivery, Settle, Settler};
+pub(crate) use self::delivery::{Consumer, Delivery, Incoming, Settle, Settler};
 pub use self::delivery::{Envelope, SettleError};
 pub use self::error::{PublishError, TransportError};
 pub use self::properties::{Headers, Properties, Value};
@@ -184,7 +184,7 @@ impl Broker {
         }
     }
 
-    /// Consumes a queue. The consumer survives reconnects.
+    /// Consumes a queue. The consumer survives reconnects, and tells of them.
     pub(crate) async fn consume(&self, spec: Consume) -> Result<Consumer, TransportError> {
         match &self.kind {
             Kind::Embedded(hub) => hub.consume(&spec),

@@ -8,7 +8,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use futures::StreamExt;
 use serde_json::{Map, Value, json};
 
 use crate::clock::seconds;

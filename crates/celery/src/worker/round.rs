@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::emitter::{Emitter, Pulse};
 use crate::error::WorkerError;
-use crate::transport::{Consumer, Delivery, Link, Settler};
+use crate::transport::{Consumer, Delivery, Incoming, Settler};
 use crate::wire::ControlRequest;
 use crate::worker::execution::{self, Accepted, Ending, Execution, Ran};
 use crate::worker::hands::{self, Hands};
@@ -109,9 +109,14 @@ impl Work {
         }
         while events.len() < LOT
             && !self.consumers.is_empty()
-            && let Poll::Ready(delivery) = self.consumers.poll_next_unpin(context)
+            && let Poll::Ready(incoming) = self.consumers.poll_next_unpin(context)
         {
-            events.push(Event::Delivery(delivery));
+            events.push(match incoming {
+                Some(Incoming::Delivery(delivery)) => Event::Delivery(Some(delivery)),
+                Some(Incoming::Lost) => Event::Lost,
+                Some(Incoming::Renewed) => continue,
+                None => Event::Delivery(None),
+            });
         }
         if events.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     }
@@ -152,8 +157,6 @@ impl Round {
         quiet: &CancellationToken,
         kill: &CancellationToken,
     ) -> Result<WorkerEnd, WorkerError> {
-        let mut link = self.hands.broker.link();
-        link.mark_unchanged();
         self.say("worker-online");
         self.phase.send_replace(Phase::Ready);
         let options = &self.hands.options;
@@ -173,10 +176,6 @@ impl Round {
                 () = &mut kill => events.push(Event::Kill),
                 () = &mut quiet, if !is_quiet => events.push(Event::Quiet),
                 () = &mut asked, if !is_quiet => { end = Ok(WorkerEnd::Asked); events.push(Event::Quiet) }
-                Ok(()) = link.changed() => match &*link.borrow_and_update() {
-                    Link::Down { .. } => events.push(Event::Lost),
-                    Link::Up { .. } => {}
-                },
                 Some(request) = next_control(&mut self.pidbox) => events.push(Event::Control(Box::new(request))),
                 () = self.work.ready(&mut events) => {}
             }

@@ -1,4 +1,5 @@
-//! A consumer that survives: it subscribes, yields what comes, and subscribes again on the next session.
+//! A consumer that survives: it subscribes, yields what comes, and subscribes again on the next session. It tells of both,
+//! since a channel can go while its connection stays, and whoever holds deliveries must know which he lost.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -18,7 +19,9 @@ use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 
 use super::super::delivery::SettlerKind;
-use super::super::{Consume, Delivery, Envelope, Link, Settle, SettleError, Settler, TransportError};
+use super::super::{
+    Consume, Delivery, Envelope, Incoming, Link, Settle, SettleError, Settler, TransportError,
+};
 use super::Amqp;
 use super::acks::Acks;
 use super::convert::{from_properties, name};
@@ -34,7 +37,7 @@ const RESUBSCRIBE_MAX: Duration = Duration::from_secs(3);
 
 /// A consumer of a RabbitMQ queue.
 pub(in super::super) struct Subscription {
-    deliveries: BoxStream<'static, Delivery>,
+    incoming: BoxStream<'static, Incoming>,
     cancelled: CancellationToken,
 }
 
@@ -52,19 +55,19 @@ impl Subscription {
             ending: false,
         };
         // Polled by whoever reads it, without a task between: thousands of deliveries a second would wake it each.
-        let deliveries = stream::unfold(source, |mut source| async move {
-            let delivery = source.next().await?;
-            Some((delivery, source))
+        let incoming = stream::unfold(source, |mut source| async move {
+            let incoming = source.next().await?;
+            Some((incoming, source))
         });
-        Ok(Self { deliveries: deliveries.boxed(), cancelled })
+        Ok(Self { incoming: incoming.boxed(), cancelled })
     }
 
     pub(in super::super) fn cancel(&self) {
         self.cancelled.cancel();
     }
 
-    pub(in super::super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        self.deliveries.poll_next_unpin(context)
+    pub(in super::super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        self.incoming.poll_next_unpin(context)
     }
 }
 
@@ -144,8 +147,8 @@ struct Source {
 }
 
 impl Source {
-    /// The next delivery, on whatever session; none after the end.
-    async fn next(&mut self) -> Option<Delivery> {
+    /// What comes next, on whatever session; none after the end.
+    async fn next(&mut self) -> Option<Incoming> {
         loop {
             let Some(current) = &mut self.current else {
                 if self.ending {
@@ -155,7 +158,7 @@ impl Source {
                     () = self.cancelled.cancelled() => return None,
                     next = self.next_stream() => self.current = Some(next?),
                 }
-                continue;
+                return Some(Incoming::Renewed);
             };
             let received = tokio::select! {
                 biased;
@@ -169,13 +172,19 @@ impl Source {
             match received {
                 // The broker gives it to somebody else already; only what counts as settled is still ours.
                 Some(Ok(_)) if !self.spec.no_ack && !current.channel.status().connected() => continue,
-                Some(Ok(received)) => return Some(current.delivery(received, &self.queue, self.spec.no_ack)),
+                Some(Ok(received)) => {
+                    let delivery = current.delivery(received, &self.queue, self.spec.no_ack);
+                    return Some(Incoming::Delivery(delivery));
+                }
                 Some(Err(error)) => {
                     tracing::debug!(queue = self.spec.queue, %error, "a consumer was interrupted");
                 }
                 None => tracing::debug!(queue = self.spec.queue, "a consumer ended"),
             }
             self.current = None;
+            if !self.ending {
+                return Some(Incoming::Lost);
+            }
         }
     }
 

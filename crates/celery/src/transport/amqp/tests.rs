@@ -8,8 +8,8 @@ use regatta_testbed::{Node, shared_node, unique};
 
 use super::super::contract::run;
 use super::super::{
-    Broker, BrokerUrl, ConnectOptions, Consume, Exchange, Link, Properties, PublishError, Publishing, Queue,
-    Settle, SettleError, Topology, TransportError,
+    Broker, BrokerUrl, ConnectOptions, Consume, Exchange, Incoming, Link, Properties, PublishError,
+    Publishing, Queue, Settle, SettleError, Topology, TransportError,
 };
 
 /// A limit for answers that never come: short, since a test waits for it to pass.
@@ -269,5 +269,34 @@ fn what_may_not_be_declared_any_more_does_not_cost_the_connection() {
         node.ctl(&["close_all_connections", "for the test"]);
         until_generation(&broker, 2).await;
         broker.publish(message("", "open", 1)).await.unwrap();
+    });
+}
+
+/// Lets a node close the channel of whoever holds a delivery for longer than a second.
+fn hurry_consumers(node: &Node) {
+    node.ctl(&[
+        "eval",
+        "application:set_env(rabbit, consumer_timeout, 1000), application:set_env(rabbit, channel_tick_interval, 100).",
+    ]);
+}
+
+#[test]
+fn a_channel_that_is_closed_is_told_of_though_its_connection_stays() {
+    run(async {
+        let node = Node::start();
+        hurry_consumers(&node);
+        let broker = connect(&node.url(), impatient()).await.unwrap();
+        let queue = unique("q");
+        declare(&broker, Queue::celery(&queue)).await;
+        broker.publish(message("", &queue, 1)).await.unwrap();
+        let mut consumer = broker.consume(spec(&queue)).await.unwrap();
+        let held = consumer.next().await.unwrap();
+        let told = [StreamExt::next(&mut consumer).await, StreamExt::next(&mut consumer).await];
+        assert!(matches!(told, [Some(Incoming::Lost), Some(Incoming::Renewed)]), "{told:?}");
+        assert!(held.split().1.settle(Settle::Ack).await.is_err(), "it went with its channel");
+        let (again, settler) = consumer.next().await.unwrap().split();
+        assert!(again.redelivered);
+        settler.settle(Settle::Ack).await.unwrap();
+        assert_eq!(*broker.link().borrow(), Link::Up { generation: 1 });
     });
 }
