@@ -186,7 +186,7 @@ pub trait TestProcess: Send {
 /// A runner with a warm process. The caller starts [`WarmSession::invocation`] with two pipes: requests, one line each,
 /// on the descriptor that `REGATTA_REQUEST_FD` names, and records, one line each, on `REGATTA_RECORD_FD`. One request is
 /// outstanding at a time. When requests end, the process takes down what tests shared, says [`WarmFact::TornDown`], and
-/// ends.
+/// ends with exit status 0 when its session ended well, whatever its tests did.
 pub trait WarmSession: Send {
     /// What to start.
     fn invocation(&self) -> Invocation;

@@ -10,7 +10,7 @@ use regatta_model::{CancelReason, FaultKind, Judgement, RunRecord, Verdict};
 pub(crate) enum Exit {
     /// Every test passed (flaky ones in the end), or was skipped.
     Passed = 0,
-    /// A test failed, or what tests shared could not be taken down; and everything could be judged.
+    /// A test failed, or what tests shared could not be taken down in good order; and everything could be judged.
     Failed = 1,
     /// The command line or the configuration is wrong.
     Usage = 2,

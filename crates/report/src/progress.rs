@@ -176,7 +176,7 @@ impl Progress {
             )),
             RunEvent::SomebodyWorks { queue } => odd(format!("somebody works on queue {queue} now")),
             RunEvent::TeardownFailed(failed) => odd(format!(
-                "what tests of {} shared could not be taken down on {}: {}",
+                "{} did not end in good order on {}: {}",
                 failed.suite,
                 failed.worker,
                 clean(&failed.message, false)

@@ -155,7 +155,7 @@ impl Slot {
             let Hand::Warm(mut warm) = hand else { continue };
             let Some((message, output)) = warm.finish(&self.ground.kill) else { continue };
             let (suite, worker) = (key.suite, self.ground.worker.clone());
-            tracing::error!(%worker, %suite, run = %key.run, message, "what tests shared could not be taken down");
+            tracing::error!(%worker, %suite, run = %key.run, message, "a suite's process did not end in good order");
             if self.failed.len() < FAILED_MAX {
                 self.failed.push(TeardownFailed { suite, worker, message, output });
             }

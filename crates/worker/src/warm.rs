@@ -112,7 +112,8 @@ impl Warm {
             }
             (_, Exit::Signal(signal)) => format!("its process was ended by signal {signal} as it was to end"),
             (None, exit) => format!("its process ended ({exit:?}) and did not say that all is taken down"),
-            (Some(None), _) => return None,
+            (Some(None), Exit::Code(0)) => return None,
+            (Some(None), exit) => format!("its process ended badly ({exit:?}) after all was taken down"),
         };
         Some((message, self.warm.crashed("", &ended).output))
     }

@@ -264,10 +264,19 @@ class Unit:
         return [*self.reports, *(name for name in self.items if name not in self.reports)]
 
 
+class TestsFailed(int):
+    """pytest's own exit code for failed tests. Whoever sets the session's code to the same gives it another object."""
+
+    name, value = "TESTS_FAILED", 1
+
+
 class Regatta:
     """The plugin."""
 
     def __init__(self, channel, folder, asked=None):
+        self.session = None
+        self.terminal_file = None
+        self.failed = None
         self.channel = channel
         self.asked = asked
         self.folder = folder
@@ -372,8 +381,17 @@ class Regatta:
         terminal = session.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None:
             return
+        self.terminal_file = terminal._tw._file
         terminal._tw._file = open(os.devnull, "w", encoding="utf-8")
         session.testscollected = 1 << 30
+
+    def pytest_terminal_summary(self, terminalreporter):
+        """What a plugin adds to the summary may be why it fails the session."""
+        writer = terminalreporter._tw
+        silent = writer._file
+        writer._file = self.terminal_file or silent
+        yield
+        writer._file = silent
 
     def forget_reports(self, session):
         terminal = session.config.pluginmanager.getplugin("terminalreporter")
@@ -538,7 +556,18 @@ class Regatta:
                 capture.suspend_global_capture(in_=True)
             traceback.print_exc()
             sys.stderr.flush()
+        else:
+            self.session, self.failed = session, session.testsfailed
         self.channel.say({"k": "end", "error": error})
+
+    def pytest_sessionfinish(self, session):
+        """Failed tests make pytest's code 1, and so does a plugin that fails the session; only the second is news."""
+        if self.failed and session.testsfailed == self.failed and session.exitstatus == TestsFailed.value:
+            session.exitstatus = TestsFailed(TestsFailed.value)
+
+    def exit_code(self, code):
+        """The code for whoever has each test's own record: 0 when the session ended well, whatever its tests did."""
+        return 0 if isinstance(getattr(self.session, "exitstatus", None), TestsFailed) else int(code)
 
 
 def first_error(text):
@@ -617,12 +646,13 @@ def main():
     channel = Channel(int(requests), int(records)) if requests and records else None
     asked = json.load(sys.stdin) if os.environ.pop("REGATTA_PYTEST_NAME", None) else None
     plugin = Regatta(channel, folder, asked)
-    for hook in (Regatta.pytest_configure, Regatta.pytest_runtestloop):
+    for hook in (Regatta.pytest_configure, Regatta.pytest_runtestloop, Regatta.pytest_sessionfinish):
         pytest.hookimpl(tryfirst=True)(hook)
+    pytest.hookimpl(hookwrapper=True, trylast=True)(Regatta.pytest_terminal_summary)
     if folder:
         keep_output(folder)
         arguments += ["-o", "cache_dir=" + os.path.join(folder, "cache")]
-    return int(pytest.main(arguments, plugins=[plugin]))
+    return plugin.exit_code(pytest.main(arguments, plugins=[plugin]))
 
 
 if __name__ == "__main__":

@@ -155,6 +155,57 @@ fn what_a_session_shares_is_taken_down_in_every_process_and_its_failure_fails_th
     assert_eq!(project.facts("run_finished").len(), 1);
 }
 
+const MIXED: &str = "
+import os
+
+def test_good(): pass
+
+def test_bad(): assert os.path.exists('mended')
+
+def test_flaky():
+    if not os.path.exists('seen'):
+        open('seen', 'w').close()
+        assert False
+";
+
+#[test]
+fn a_session_that_ends_badly_fails_the_run_whatever_its_tests_did() {
+    let finish = "def pytest_sessionfinish(session):";
+    let ends = [
+        ("import os\ndef pytest_unconfigure(): os._exit(9)".to_owned(), "Code(9)", ""),
+        (format!("{finish}\n    raise RuntimeError('no report')"), "Code(1)", "RuntimeError: no report"),
+        (format!("{finish} session.exitstatus = 1"), "Code(1)", ""),
+        // As a threshold of coverage does.
+        (
+            "import pytest\n@pytest.hookimpl(hookwrapper=True)\ndef pytest_runtestloop(session):\n    yield\n    \
+             session.testsfailed += 1\n\
+             def pytest_terminal_summary(terminalreporter): terminalreporter.write('too little is covered')"
+                .to_owned(),
+            "Code(1)",
+            "too little is covered",
+        ),
+    ];
+    let project = Project::new(&[("test_a.py", MIXED)]);
+    let run = || {
+        let _ = std::fs::remove_file(project.path().join("seen"));
+        project.python(&["run", "--workers", "1", "--retries", "1"])
+    };
+    // What tests did alone is theirs.
+    run().expect(1);
+    assert_eq!(project.facts("teardown_failed").len(), 0);
+    project.write("mended", "");
+    let well = run().expect(0);
+    assert!(well.stdout.contains("1 flaky"), "{}", well.stdout);
+    for (conftest, code, said) in ends {
+        project.write("conftest.py", &conftest);
+        let ended = run().expect(1);
+        for words in ["TEARDOWN", code, said, "2 passed", "1 flaky"] {
+            assert!(ended.stdout.contains(words), "{words} is not in\n{}", ended.stdout);
+        }
+        assert_eq!(project.facts("teardown_failed").len(), 1, "{conftest}");
+    }
+}
+
 const CASES: &str = "
 import pytest
 from cases import CASES
