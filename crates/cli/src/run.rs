@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::face::Face;
 use crate::listing::{LIST_TIMEOUT, Listing, fence};
 use crate::project::{self, Project, Trees};
-use crate::signals::Signals;
+use crate::signals::{Sent, Signals};
 use crate::surroundings::{base_env, broker_url, connect, cores};
 use recorder::Recorder;
 use regatta_console::Color;
@@ -292,7 +292,7 @@ async fn drive(
     let mut run = std::pin::pin!(regatta_dispatch::run(broker, order, taken, &mut ledger, release));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut stopped = 0;
+    let mut interrupted = false;
     // What the dispatcher has not taken in yet.
     let mut asked = VecDeque::new();
     loop {
@@ -304,19 +304,21 @@ async fn drive(
                 let ticked = recorder.borrow_mut().tick();
                 let unwritten = "the run's ledger can't be written";
                 ticked.map_err(|error| CliError::from_error(Exit::Fault, unwritten, &error))?;
-                false
+                None
             }
             released = worker.end(), if worker.0.is_some() => {
                 asked.push_back(Input::Released { failed: released? });
-                false
+                None
             }
-            () = signals.next() => true,
+            sent = signals.next() => Some(sent),
         };
-        if signal {
-            stopped += 1;
+        if let Some(sent) = signal {
             stops.cancel.kill();
-            asked.push_back(if stopped == 1 { Input::Interrupt } else { Input::Kill });
-            if stopped > 1 {
+            if sent == Sent::Interrupt && !interrupted {
+                interrupted = true;
+                asked.push_back(Input::Interrupt);
+            } else {
+                asked.push_back(Input::Kill);
                 stops.kill.cancel();
             }
         }

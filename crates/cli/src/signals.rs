@@ -2,6 +2,15 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// SIGINT, by a person who sees what happens, and can send another.
+    Interrupt,
+    /// SIGTERM, by a program that will send SIGKILL within seconds.
+    Terminate,
+}
+
 /// Waits for SIGINT and SIGTERM, as often as they come.
 pub(crate) struct Signals {
     interrupt: Option<Signal>,
@@ -18,7 +27,7 @@ impl Signals {
     }
 
     /// The next one.
-    pub(crate) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) -> Sent {
         let wait = async |signal: &mut Option<Signal>| {
             if let Some(signal) = signal
                 && signal.recv().await.is_some()
@@ -28,8 +37,8 @@ impl Signals {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = wait(&mut self.interrupt) => {}
-            () = wait(&mut self.terminate) => {}
+            () = wait(&mut self.interrupt) => Sent::Interrupt,
+            () = wait(&mut self.terminate) => Sent::Terminate,
         }
     }
 }

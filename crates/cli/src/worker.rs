@@ -44,7 +44,7 @@ pub(crate) async fn work(args: WorkerArgs) -> Result<Exit, CliError> {
     let end = loop {
         tokio::select! {
             end = &mut work => break end,
-            () = signals.next() => {
+            _ = signals.next() => {
                 if quiet.is_cancelled() {
                     kill.cancel();
                 }

@@ -1,4 +1,4 @@
-//! Ctrl-C, once and twice.
+//! Ctrl-C, once and twice; and SIGTERM.
 
 use std::time::Instant;
 
@@ -55,6 +55,19 @@ fn the_second_signal_kills_at_once_and_nothing_is_left() {
     run.wait().expect(130);
     assert!(!somebody_runs(seconds));
     assert_eq!(project.verdicts(), ["a unjudged"]);
+}
+
+#[test]
+fn a_service_manager_s_signal_kills_at_once_and_every_file_is_written() {
+    let seconds = "86400.75";
+    let project = Project::of_commands(&[("a", &format!("sleep {seconds}")), ("b", "true")]);
+    let run = started(&project);
+    run.signal(Signal::SIGTERM);
+    run.wait().expect(130);
+    assert!(!somebody_runs(seconds));
+    assert_eq!(project.verdicts(), ["a unjudged", "b unjudged"]);
+    assert_eq!(project.run_json()["cancelled"], "interrupted");
+    assert!(project.run_folder().join("junit.xml").exists());
 }
 
 #[test]
