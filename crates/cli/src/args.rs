@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use regatta_console::{BrokerArgs, Color, StatusArgs};
 
+use crate::config::possible;
+
 /// Runs a project's tests, spread over workers, and ends with one proven verdict per test.
 #[derive(Debug, Parser)]
 #[command(name = "regatta", version, about, propagate_version = true)]
@@ -25,6 +27,12 @@ pub(crate) struct Args {
     pub(crate) log: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// A span of time in which something can happen, as in `regatta.toml`.
+fn limit(text: &str) -> Result<Duration, String> {
+    let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    possible(limit).map_err(str::to_owned)
 }
 
 /// What to do.
@@ -118,7 +126,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) fail_fast: bool,
     /// The limit for each test, such as `30s` or `5m`.
-    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "SPAN", value_parser = limit)]
     pub(crate) timeout: Option<Duration>,
     /// Write the run's files into this folder, over what a run left there; `.regatta/runs/<id>` otherwise.
     #[arg(long, value_name = "DIR")]

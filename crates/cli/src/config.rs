@@ -18,6 +18,9 @@ pub(crate) const FILE: &str = "regatta.toml";
 /// The most edits between a wrong key and the one that was meant.
 const TYPO_EDITS_MAX: usize = 2;
 
+/// The shortest limit that is taken.
+const LIMIT_MIN: Duration = Duration::from_millis(1);
+
 /// The whole file. Every key may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -125,10 +128,13 @@ fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error
 /// A span of time in which something can happen.
 fn limit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let limit = span(from)?;
-    if limit == Some(Duration::ZERO) {
-        return Err(serde::de::Error::custom(
-            "nothing can be done in no time; leave it out for the usual limit",
-        ));
+    limit.map(possible).transpose().map_err(serde::de::Error::custom)
+}
+
+/// Refuses a limit that nothing could keep: limits are kept and sent in whole milliseconds.
+pub(crate) fn possible(limit: Duration) -> Result<Duration, &'static str> {
+    if limit < LIMIT_MIN {
+        return Err("nothing can be done in no time (less than 1ms); leave it out for the usual limit");
     }
     Ok(limit)
 }

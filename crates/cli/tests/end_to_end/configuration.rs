@@ -112,6 +112,7 @@ fn nothing_to_work_with_and_no_time() {
     for (text, words) in [
         ("workers = 0\n", "expected a nonzero u16"),
         ("timeout = \"0s\"\n", "nothing can be done in no time"),
+        ("list-timeout = \"999us\"\n", "nothing can be done in no time"),
         (
             "[suite.s]\nadapter = \"commands\"\n[[suite.s.test]]\nname = \"a\"\nrun = \"true && false\"\n",
             "&& means something to a shell",
@@ -120,4 +121,14 @@ fn nothing_to_work_with_and_no_time() {
         let said = wrong(text);
         assert!(said.contains(words) && said.contains("regatta.toml:"), "{said}");
     }
+}
+
+#[test]
+fn no_time_is_refused_on_the_command_line_too() {
+    let project = Project::of_commands(&[("a", "true")]);
+    for span in ["0s", "0ms", "999us"] {
+        let ended = project.regatta(&["run", "--timeout", span]).expect(2);
+        assert!(ended.stderr.contains("nothing can be done in no time"), "{}", ended.stderr);
+    }
+    project.regatta(&["run", "--timeout", "1m"]).expect(0);
 }
