@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
-use regatta_celery::transport::{Broker, Exchange, Link, Queue, Topology, TransportError};
+use regatta_celery::transport::{Broker, Exchange, Link, Queue, QueueDepth, Topology, TransportError};
 use regatta_celery::wire::{ResultMessage, State};
 use regatta_celery::{Client, ClientOptions, RemoteError, Replies, Reply, ReplyRoute, SendError, Task};
 use regatta_model::{
@@ -270,13 +270,13 @@ pub(crate) async fn watch_queues(
         looks.tick().await;
         let now = queues.borrow().clone();
         for queue in now {
-            let consumers = match broker.declare_passive(&queue).await {
-                Ok(depth) => depth.consumers,
-                Err(error) if error.is_no_queue() => 0,
+            let QueueDepth { consumers, ready } = match broker.declare_passive(&queue).await {
+                Ok(depth) => depth,
+                Err(error) if error.is_no_queue() => QueueDepth { consumers: 0, ready: 0 },
                 // The link says more about a broker that doesn't answer.
                 Err(_) => continue,
             };
-            if news.send(Input::QueueSeen { queue, consumers }).await.is_err() {
+            if news.send(Input::QueueSeen { queue, consumers, ready }).await.is_err() {
                 return;
             }
         }

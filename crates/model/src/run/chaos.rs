@@ -30,6 +30,8 @@ enum Move {
     Fault(usize),
     /// The n-th batch that waits can't be published after all.
     Refuse(usize),
+    /// Somebody who is no worker takes the n-th batch that waits, and says nothing.
+    Swallow(usize),
     /// Somebody looks at the queue.
     Look(u32),
     Wait(u64),
@@ -47,7 +49,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => n.clone().prop_map(Move::Late),
         1 => n.clone().prop_map(Move::Return),
         1 => n.clone().prop_map(Move::Fault),
-        1 => n.prop_map(Move::Refuse),
+        1 => n.clone().prop_map(Move::Refuse),
+        1 => n.prop_map(Move::Swallow),
         2 => prop_oneof![Just(0), Just(0), Just(1)].prop_map(Move::Look),
         3 => (0..4_000_u64).prop_map(Move::Wait),
         1 => Just(Move::Wait(61_000)),
@@ -216,7 +219,11 @@ impl World {
                 let batch = self.waiting.remove(n).batch;
                 self.on(Input::PublishFailed { batch, reason: "no".into() });
             }
-            Move::Look(consumers) => self.on(Input::QueueSeen { queue: "q".into(), consumers }),
+            Move::Swallow(n) if n < self.waiting.len() => drop(self.waiting.remove(n)),
+            Move::Look(consumers) => {
+                let ready = u32::try_from(self.waiting.len()).unwrap();
+                self.on(Input::QueueSeen { queue: "q".into(), consumers, ready });
+            }
             Move::Wait(ms) => {
                 self.now = self.now.after(Duration::from_millis(ms));
                 self.on(Input::Tick);
@@ -242,7 +249,8 @@ impl World {
                 self.end(&held, BatchEnd::Done);
             }
             if self.waiting.is_empty() {
-                self.step(Move::Wait(500));
+                self.step(Move::Wait(1_000));
+                self.step(Move::Look(1));
             } else {
                 self.begin(0);
             }

@@ -166,6 +166,8 @@ pub enum Input {
         queue: String,
         /// How many consume from it.
         consumers: u32,
+        /// How many messages wait there, whoever sent them; not those that a consumer has.
+        ready: u32,
     },
     /// The dispatcher lost its broker.
     BrokerLost {

@@ -3,16 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run, Work, sorted};
+use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run};
 use crate::{BatchId, CancelReason, Fault, FaultKind, Item, Lane, RunEvent, SuiteName, Time};
 
 /// How long a broker's queue may be seen without a consumer before the run says so. One look may fall into the moment
 /// in which a worker connects anew.
 const NOBODY_SAID_AFTER: Duration = Duration::from_secs(4);
-
-/// How long a batch may wait at a queue that has consumers, none of which gives a sign of life to this run, before it is
-/// sent once more. A batch behind slow tests waits for longer: whoever runs those beats.
-const UNBEGUN_MAX: Duration = Duration::from_secs(60);
 
 /// A queue without a consumer.
 #[derive(Debug)]
@@ -134,10 +130,10 @@ impl Run {
         }
     }
 
-    pub(super) fn queue_seen(&mut self, now: Time, queue: &str, consumers: u32) {
+    pub(super) fn queue_seen(&mut self, now: Time, queue: &str, consumers: u32, ready: u32) {
         if consumers > 0 {
             self.somebody_works(queue);
-            return self.send_unbegun(now, queue, consumers);
+            return self.send_unbegun(now, queue, consumers, ready);
         }
         self.somebody.remove(queue);
         let give_up = self.give_up_after();
@@ -148,26 +144,23 @@ impl Run {
             self.record(RunEvent::NobodyWorks { queue: queue.to_owned(), for_ms });
         }
         if span >= give_up {
-            self.give_up_queue(queue, give_up);
+            let message = format!(
+                "nobody worked on queue {queue} for {} s; start `regatta worker -Q {queue}` on this tree",
+                give_up.as_secs()
+            );
+            self.give_up_queue(queue, &Fault { kind: FaultKind::NobodyWorks, message });
         }
     }
 
     /// Gives up what waits for a queue. What somebody has in work goes on under its lease, and so do other queues.
-    fn give_up_queue(&mut self, queue: &str, after: Duration) {
-        let fault = Fault {
-            kind: FaultKind::NobodyWorks,
-            message: format!(
-                "nobody worked on queue {queue} for {} s; start `regatta worker -Q {queue}` on this tree",
-                after.as_secs()
-            ),
-        };
+    pub(super) fn give_up_queue(&mut self, queue: &str, fault: &Fault) {
         let unstarted = |batch: &Batch| batch.lane.queue == queue && batch.worker.is_none();
         let out: Vec<BatchId> =
             (self.batches.iter()).filter(|(_, batch)| unstarted(batch)).map(|(id, _)| id.clone()).collect();
-        self.give_up_planned(&fault, |lane| lane.queue == queue);
+        self.give_up_planned(fault, |lane| lane.queue == queue);
         for batch in out {
             self.commands.push(Command::Revoke { batch: batch.clone(), terminate: true });
-            self.abandon(&batch, &fault);
+            self.abandon(&batch, fault);
         }
     }
 
@@ -182,49 +175,6 @@ impl Run {
         planned.extend(due.into_values());
         for at in planned {
             self.forgo(&at, fault);
-        }
-    }
-
-    /// Sends once more what no worker began, though there are some: a queue that was emptied or lost, or a worker that
-    /// hangs, never says so.
-    fn send_unbegun(&mut self, now: Time, queue: &str, consumers: u32) {
-        let since = *self.somebody.entry(queue.to_owned()).or_insert(now);
-        let unbegun = |batch: &Batch| {
-            batch.lane.queue == queue
-                && batch.worker.is_none()
-                && !batch.again
-                && now.since(since.max(batch.sent)) >= UNBEGUN_MAX
-        };
-        let unbegun: Vec<BatchId> =
-            (self.batches.iter()).filter(|(_, batch)| unbegun(batch)).map(|(id, _)| id.clone()).collect();
-        for id in unbegun {
-            let Some(batch) = self.batches.remove(&id) else { continue };
-            let suite = batch.lane.suite.clone();
-            let work: Vec<Work> = sorted(&batch.open)
-                .into_iter()
-                .filter_map(|item| {
-                    let attempt = self.subjects.get(&(suite.clone(), item.clone()))?.attempt;
-                    Some(Work { item, attempt, together: None, expected: None, urgent: true })
-                })
-                .collect();
-            let waited_s = now.since(batch.sent).as_secs();
-            self.record(RunEvent::WorkerLost {
-                worker: None,
-                batch: id.clone(),
-                tests: work.len(),
-                reason: format!(
-                    "none of {consumers} consumers of queue {queue} began batch {id} in {waited_s} s"
-                ),
-            });
-            self.commands.push(Command::Revoke { batch: id, terminate: true });
-            self.send(now, batch.lane, work, true);
-        }
-    }
-
-    /// A worker gave a sign of life for a batch of this queue.
-    pub(super) fn heard_from(&mut self, now: Time, queue: &str) {
-        if let Some(since) = self.somebody.get_mut(queue) {
-            *since = now;
         }
     }
 

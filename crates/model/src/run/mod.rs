@@ -12,6 +12,7 @@ mod leases;
 mod results;
 #[cfg(test)]
 mod tests;
+mod unbegun;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -67,8 +68,10 @@ struct Batch {
     lane: Lane,
     /// When it was handed out.
     sent: Time,
-    /// It asks again for what an earlier batch asked for and no worker began.
-    again: bool,
+    /// The batch that asked for the same before it and was not begun, where there was one.
+    instead_of: Option<BatchId>,
+    /// How often the same was sent before, and not heard of.
+    unheard: u32,
     /// Who works on it; none while it waits at its queue.
     worker: Option<WorkerName>,
     /// When its lease is over; it runs from the first sign of a worker.
@@ -111,8 +114,8 @@ pub struct Run {
     remembered: HashSet<Unit>,
     held: HashMap<SuiteName, Vec<Item>>,
     nobody: HashMap<String, leases::Nobody>,
-    /// Queues that have consumers: since when, or when one of them last gave a sign of life to this run.
-    somebody: HashMap<String, Time>,
+    /// Queues that have consumers.
+    somebody: HashMap<String, unbegun::Somebody>,
     /// Lanes whose last batches could not be run.
     troubles: HashMap<Lane, faults::Trouble>,
     /// Who brought results of a lane.
@@ -202,7 +205,7 @@ impl Run {
             Input::Report { batch, report } => self.report(now, &batch, report),
             Input::BatchFailed { batch, reason } => self.batch_failed(now, &batch, &reason),
             Input::PublishFailed { batch, reason } => self.publish_failed(now, &batch, &reason),
-            Input::QueueSeen { queue, consumers } => self.queue_seen(now, &queue, consumers),
+            Input::QueueSeen { queue, consumers, ready } => self.queue_seen(now, &queue, consumers, ready),
             Input::BrokerLost { reason } => self.broker_down(now, reason),
             Input::BrokerBack => self.broker_up(now),
             Input::Released { failed } => self.worker_gone(failed),
@@ -333,7 +336,7 @@ impl Run {
                 let next = self.plan.next_lane(&queue, |lane| !self.rests(lane));
                 let Some(lane) = next.filter(|_| unstarted < spare) else { break };
                 let work = self.plan.take(&lane, slots);
-                self.send(now, lane, work, false);
+                self.send(now, lane, work);
             }
         }
     }
@@ -352,7 +355,8 @@ impl Run {
         self.serial
     }
 
-    fn send(&mut self, now: Time, lane: Lane, work: Vec<Work>, again: bool) {
+    /// Sends a batch; gives its id unless there is nothing to ask for.
+    fn send(&mut self, now: Time, lane: Lane, work: Vec<Work>) -> Option<BatchId> {
         let lease = Lease(self.next_serial());
         let batch = BatchId(format!("{}.{}", self.order.run, lease.0));
         let mut items = Vec::with_capacity(work.len());
@@ -365,7 +369,7 @@ impl Run {
         }
         if items.is_empty() {
             // All of it is gone from the files where it was.
-            return;
+            return None;
         }
         let policy = &self.order.policy;
         let order = BatchOrder {
@@ -382,7 +386,8 @@ impl Run {
             lease,
             lane: lane.clone(),
             sent: now,
-            again,
+            instead_of: None,
+            unheard: 0,
             worker: None,
             deadline: None,
             open: order.items.iter().map(|item| item.item.clone()).collect(),
@@ -398,7 +403,8 @@ impl Run {
             queue: lane.queue.clone(),
             items: order.items.iter().map(|item| (item.item.clone(), item.attempt, item.token)).collect(),
         });
-        self.commands.push(Command::Publish { batch, queue: lane.queue, order });
+        self.commands.push(Command::Publish { batch: batch.clone(), queue: lane.queue, order });
+        Some(batch)
     }
 
     // Ends.

@@ -223,6 +223,9 @@ impl Run {
 
     pub(super) fn report(&mut self, now: Time, id: &BatchId, report: BatchReport) {
         if self.batches.get(id).is_none_or(|batch| batch.lease != report.lease) {
+            if report.end == BatchEnd::Cancelled {
+                self.held_by_somebody(now, id);
+            }
             return;
         }
         match report.end {

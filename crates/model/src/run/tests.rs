@@ -524,7 +524,7 @@ fn an_interrupt_lets_what_runs_end_and_a_second_one_does_not_wait() {
 fn nobody_works_is_said_and_in_the_end_given_up() {
     let mut story = Story::new(policy());
     story.list(&["a"], &[]);
-    let seen = |consumers| Input::QueueSeen { queue: "q".into(), consumers };
+    let seen = |consumers| Input::QueueSeen { queue: "q".into(), consumers, ready: 0 };
     story.on(seen(0));
     assert!(!story.saw(|event| matches!(event, RunEvent::NobodyWorks { .. })), "it may be a reconnect");
     story.wait(4_000);

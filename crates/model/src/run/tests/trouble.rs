@@ -11,7 +11,7 @@ fn with_gpu() -> Story {
 }
 
 fn seen(queue: &str, consumers: u32) -> Input {
-    Input::QueueSeen { queue: queue.into(), consumers }
+    Input::QueueSeen { queue: queue.into(), consumers, ready: 0 }
 }
 
 fn fault_of(story: &Story, name: &str) -> Fault {
@@ -270,12 +270,21 @@ fn tests_that_can_not_be_run_are_told_from_those_of_their_batch_that_can() {
     assert!(batches <= 12, "{batches} batches");
 }
 
-/// Looks at a queue every two seconds.
+/// Looks at a queue every two seconds, and finds it empty.
 fn look(story: &mut Story, queue: &str, consumers: u32, for_s: u64) {
+    look_at(story, &seen(queue, consumers), for_s);
+}
+
+fn look_at(story: &mut Story, seen: &Input, for_s: u64) {
     for _ in 0..for_s / 2 {
         story.wait(2_000);
-        story.on(seen(queue, consumers));
+        story.on(seen.clone());
     }
+}
+
+/// One consumer, and messages that wait.
+fn full() -> Input {
+    Input::QueueSeen { queue: "q".into(), consumers: 1, ready: 3 }
 }
 
 fn resent(story: &Story) -> usize {
@@ -284,7 +293,7 @@ fn resent(story: &Story) -> usize {
 }
 
 #[test]
-fn a_batch_that_no_worker_begins_is_sent_again_once() {
+fn a_batch_that_no_worker_begins_is_sent_again() {
     let mut story = Story::new(policy());
     story.list(&["a"], &[]);
     let first = story.take();
@@ -303,9 +312,83 @@ fn a_batch_that_no_worker_begins_is_sent_again_once() {
     // Whoever has the first batch after all is too late.
     story.say(&first, "w", vec![finished("a", first.1.items[0].token, Outcome::Failed)]);
     assert_eq!(story.verdict("a"), None);
-    look(&mut story, "q", 1, 600);
-    assert_eq!(resent(&story), 1, "whatever keeps the queue, more batches don't help");
     story.work(&second, "w", Outcome::Passed);
+    assert_eq!((story.verdict("a"), story.attempts("a")), (Some(Verdict::Passed), 1));
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_queue_whose_consumers_take_what_is_sent_and_never_begin_it_is_given_up() {
+    let mut story = with_gpu();
+    story.list_names(&[names(0..200), vec!["gpu".into()]].concat());
+    let gpu = story.take_with("gpu");
+    story.on(seen("q", 1));
+    // Each time it is waited for twice as long, in minutes.
+    for (sends, waits) in [1, 2, 4].into_iter().enumerate() {
+        let sent = std::mem::take(&mut story.sent);
+        assert_eq!(sent.len(), SPARE_MIN, "what is planned waits for a place");
+        look(&mut story, "q", 1, waits * 60 - 2);
+        assert_eq!(resent(&story), sends * SPARE_MIN);
+        look(&mut story, "q", 1, 2);
+        assert_eq!(resent(&story), (sends + 1) * SPARE_MIN);
+    }
+    look(&mut story, "q", 1, 478);
+    assert_eq!(story.record.totals().unjudged, 0);
+    let last = story.take();
+    look(&mut story, "q", 1, 2);
+    assert_eq!(story.record.totals().unjudged, 200, "and all that is planned for it");
+    assert!(story.revoked.contains(&(last.0, true)));
+    for name in ["t0", "t199"] {
+        let fault = fault_of(&story, name);
+        assert_eq!(fault.kind, FaultKind::NobodyWorks);
+        assert!(fault.message.contains("the consumer of queue q"), "{}", fault.message);
+    }
+    story.work(&gpu, "w", Outcome::Passed);
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_batch_that_one_of_two_consumers_swallows_comes_to_the_other_in_the_end() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    story.on(seen("q", 2));
+    for waits_s in [60, 120, 240] {
+        story.take();
+        look(&mut story, "q", 2, waits_s);
+    }
+    let batch = story.take();
+    story.work(&batch, "w", Outcome::Passed);
+    assert_eq!((story.verdict("a"), story.attempts("a")), (Some(Verdict::Passed), 1));
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_batch_that_may_wait_behind_others_is_sent_again_once_and_never_given_up() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    let _first = story.take();
+    look_at(&mut story, &full(), 24 * 3_600);
+    assert_eq!(resent(&story), 1, "whoever is busy with other runs can't be told from one who hangs");
+    let second = story.take();
+    // Its turn has come, and whoever has it is about to say so.
+    look(&mut story, "q", 1, 118);
+    assert_eq!(resent(&story), 1);
+    story.work(&second, "w", Outcome::Passed);
+    assert!(story.run.is_finished());
+}
+
+#[test]
+fn a_batch_in_the_hand_of_a_worker_whose_slots_are_busy_elsewhere_is_never_given_up() {
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    for _ in 0..20 {
+        let batch = story.take();
+        look(&mut story, "q", 1, 120);
+        // It had not begun, and heard that nobody wants it any more.
+        story.end(&batch, "busy", BatchEnd::Cancelled);
+    }
+    let batch = story.take();
+    story.work(&batch, "busy", Outcome::Passed);
     assert_eq!((story.verdict("a"), story.attempts("a")), (Some(Verdict::Passed), 1));
     assert!(story.run.is_finished());
 }
