@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::Write;
 
+use regatta_model::SuiteName;
 use regatta_report::{Paint, Style};
 
 use crate::exit::Exit;
@@ -35,6 +36,16 @@ impl CliError {
         // Some messages hold that of their source.
         causes.dedup_by(|later, earlier| earlier.contains(later.as_str()));
         Self { causes, ..Self::new(exit, text) }
+    }
+
+    /// There is nothing to run: at all, or in a suite of which all tests were asked for.
+    pub(crate) fn no_tests(suite: Option<&SuiteName>) -> Self {
+        match suite {
+            Some(suite) => Self::new(Exit::NoTests, format!("no tests were found in suite {suite}"))
+                .hint("regatta list shows what there is; --suite NAME takes only the suites that it names"),
+            None => Self::new(Exit::NoTests, "no tests were found")
+                .hint("regatta list shows what there is; a pattern with * or ? must match the whole name"),
+        }
     }
 
     /// Says what to do next.

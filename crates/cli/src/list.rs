@@ -36,8 +36,9 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
         digests: Arc::default(),
     };
     let mut out = Out::new();
-    let (mut found, mut faults) = (0, Vec::new());
+    let (mut found, mut empty, mut faults) = (0, None, Vec::new());
     for suite in &project.suites {
+        let before = found;
         let mut emit = |input| match input {
             Input::Listed { tests, units, .. } => {
                 found += tests.len() + units.len();
@@ -58,10 +59,19 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
             _ => {}
         };
         listing.list(suite.adapter.as_ref(), &mut emit);
+        if found == before {
+            empty = empty.or(Some(suite.order.suite.name.clone()));
+        }
     }
     out.end()?;
     if let Some(fault) = faults.into_iter().next() {
         return Err(CliError::new(Exit::Fault, fault.message));
     }
-    Ok(if found == 0 { Exit::NoTests } else { Exit::Passed })
+    if found == 0 {
+        return Err(CliError::no_tests(None));
+    }
+    match empty.filter(|_| !project.is_filtered(&args.selection)) {
+        Some(suite) => Err(CliError::no_tests(Some(&suite))),
+        None => Ok(Exit::Passed),
+    }
 }

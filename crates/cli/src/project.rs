@@ -81,6 +81,11 @@ impl Project {
         Ok(())
     }
 
+    /// Whether a suite may hold no tests: a filter leaves some out, and what was only recognised was nobody's wish.
+    pub(crate) fn is_filtered(&self, selection: &Selection) -> bool {
+        selection.is_filtered() || self.config.suite.is_empty()
+    }
+
     /// What to say when there is nothing to run.
     pub(crate) fn nothing_here(&self) -> CliError {
         CliError::new(Exit::NoTests, format!("no tests were recognised in {}", self.tree.display()))

@@ -208,8 +208,7 @@ fn order(
         tree: project.tree.display().to_string(),
         broker,
         suites: project.suites.iter().map(|suite| suite.order.clone()).collect(),
-        // What was recognised and holds no tests was nobody's wish.
-        filtered: args.selection.is_filtered() || config.suite.is_empty(),
+        filtered: project.is_filtered(&args.selection),
         policy,
         slots_hint: slots,
         known,
@@ -357,14 +356,8 @@ fn finish(
     let shown = face.end(record, relative(folder));
     written.map_err(|error| unwritable(folder, &error))?;
     shown?;
-    let empty = record.suites_empty().next().filter(|_| record.totals().tests > 0);
-    if let Some(suite) = empty.filter(|_| exit == Exit::NoTests) {
-        return Err(CliError::new(exit, format!("no tests were found in suite {suite}"))
-            .hint("regatta list shows what there is; --suite NAME runs only the suites that it names"));
-    }
     if exit == Exit::NoTests {
-        return Err(CliError::new(exit, "no tests were found")
-            .hint("regatta list shows what there is; a pattern with * or ? must match the whole name"));
+        return Err(CliError::no_tests(record.suites_empty().next().filter(|_| record.totals().tests > 0)));
     }
     Ok(exit)
 }

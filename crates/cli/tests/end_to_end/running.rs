@@ -85,6 +85,10 @@ fn a_suite_without_tests_is_4_unless_a_filter_left_it_none() {
     assert!(ended.stderr.contains("error: no tests were found in suite moved"), "{}", ended.stderr);
     assert_eq!(project.run_json()["exit_code"], 4);
     project.regatta(&["show"]).expect(4);
+    let listed = project.regatta(&["list"]).expect(4);
+    assert_eq!(listed.stdout, "smoke one\n");
+    assert!(listed.stderr.contains("error: no tests were found in suite moved"), "{}", listed.stderr);
+    project.regatta(&["list", "one"]).expect(0);
     for filtered in [&["run", "one"][..], &["run", "--exclude", "two"], &["run", "--suite", "smoke"]] {
         project.regatta(filtered).expect(0);
     }
@@ -101,8 +105,10 @@ fn filters_choose_and_none_left_is_4() {
     assert_eq!(project.verdicts(), ["b[1] passed"]);
     let listed = project.regatta(&["list", "--filter", "a *", "--exclude", "two"]).expect(0);
     assert_eq!(listed.stdout, "smoke a one\n");
-    let ended = project.regatta(&["run", "nothing like it"]).expect(4);
-    assert!(ended.stderr.contains("error: no tests were found"), "{}", ended.stderr);
+    for command in ["run", "list"] {
+        let ended = project.regatta(&[command, "nothing like it"]).expect(4);
+        assert!(ended.stderr.contains("error: no tests were found\n"), "{}", ended.stderr);
+    }
     Project::new(&[]).regatta(&["run"]).expect(4);
 }
 
