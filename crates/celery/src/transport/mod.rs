@@ -137,7 +137,8 @@ impl Broker {
         Ok(Self { kind: Kind::Amqp(amqp::Amqp::connect(url.clone(), options).await?) })
     }
 
-    /// Declares exchanges, queues and bindings, and remembers them: they are declared anew after every reconnect.
+    /// Declares exchanges, queues and bindings, and remembers them: they are declared anew after every reconnect, and a
+    /// queue also when its consumer finds it gone.
     ///
     /// # Errors
     /// When the broker refuses, for lack of a right or since the entity exists with other properties.

@@ -221,6 +221,13 @@ impl Topology {
         }
     }
 
+    /// What of it makes one queue: the queue and its bindings. None when it isn't in it.
+    pub(super) fn of(&self, queue: &str) -> Option<Self> {
+        let own = self.queues.iter().find(|known| known.name == queue)?.clone();
+        let bindings = self.bindings.iter().filter(|binding| binding.queue == queue).cloned().collect();
+        Some(Self { exchanges: Vec::new(), queues: vec![own], bindings })
+    }
+
     /// Forgets a queue that is deleted.
     pub(super) fn forget(&mut self, queue: &str) {
         self.queues.retain(|known| known.name != queue);
@@ -268,6 +275,20 @@ pub(super) fn topic_matches(pattern: &str, key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_makes_a_queue_is_found_among_everything() {
+        let (own, other) = (Binding::new("x", "own", "k"), Binding::new("x", "other", "k"));
+        let all = Topology::default()
+            .exchange(Exchange::direct("x"))
+            .queue(Queue::celery("other"))
+            .queue(Queue::celery("own").max_priority(3))
+            .binding(other)
+            .binding(own.clone());
+        let expected = Topology::default().queue(Queue::celery("own").max_priority(3)).binding(own);
+        assert_eq!(all.of("own"), Some(expected));
+        assert_eq!(all.of("unknown"), None);
+    }
 
     #[test]
     fn topics_match_by_words() {

@@ -114,6 +114,11 @@ impl Amqp {
         Ok(())
     }
 
+    /// What this program declared to make a queue, if it did.
+    fn declared(&self, queue: &str) -> Option<Topology> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner).of(queue)
+    }
+
     pub(super) async fn depth(&self, queue: &str) -> Result<QueueDepth, TransportError> {
         self.session("a look at a queue").await?.depth(queue).await
     }

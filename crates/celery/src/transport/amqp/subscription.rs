@@ -188,6 +188,22 @@ impl Source {
         }
     }
 
+    /// Consumes on a session, and makes the queue again when it is gone and was declared by this program. It goes
+    /// when it is deleted, when it lived by its last consumer, or when it was held exclusively by a connection whose end
+    /// the broker noticed later than we: the supervisor's declaration was refused then (405), since the queue was
+    /// still there.
+    async fn open_anew(&self, session: &Session) -> Result<Stream, TransportError> {
+        match Stream::open(session, &self.spec).await {
+            Err(error) if error.is_no_queue() => {
+                let declared = self.amqp.upgrade().and_then(|amqp| amqp.declared(&self.spec.queue));
+                let Some(topology) = declared else { return Err(error) };
+                session.declare(&topology).await?;
+                Stream::open(session, &self.spec).await
+            }
+            opened => opened,
+        }
+    }
+
     /// The stream on the next session, or on this one when only the channel was lost.
     async fn next_stream(&self) -> Option<Stream> {
         let mut warned = false;
@@ -197,7 +213,7 @@ impl Source {
             up.ok()?;
             let session = self.amqp.upgrade()?.session_now();
             if let Some(session) = session {
-                let opened = tokio::time::timeout(RESUBSCRIBE_MAX, Stream::open(&session, &self.spec)).await;
+                let opened = tokio::time::timeout(RESUBSCRIBE_MAX, self.open_anew(&session)).await;
                 let waited = RESUBSCRIBE_MAX;
                 let late = |_| Err(TransportError::Timeout { what: "subscribing anew".to_owned(), waited });
                 match opened.unwrap_or_else(late) {

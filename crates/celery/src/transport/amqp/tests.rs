@@ -300,3 +300,26 @@ fn a_channel_that_is_closed_is_told_of_though_its_connection_stays() {
         assert_eq!(*broker.link().borrow(), Link::Up { generation: 1 });
     });
 }
+
+#[test]
+fn a_declared_queue_that_its_consumer_finds_gone_is_made_again_with_its_bindings() {
+    run(async {
+        let node = shared_node();
+        let (broker, other) = (
+            connect(&node.url(), impatient()).await.unwrap(),
+            connect(&node.url(), impatient()).await.unwrap(),
+        );
+        let (exchange, queue) = (unique("x"), unique("q"));
+        let bound = Topology::default()
+            .exchange(Exchange::fanout(&exchange))
+            .queue(Queue::transient(&queue).auto_delete())
+            .binding(super::super::Binding::new(&exchange, &queue, ""));
+        broker.declare(&bound).await.unwrap();
+        let mut consumer = broker.consume(spec(&queue)).await.unwrap();
+        other.delete_queue(&queue).await.unwrap();
+        let told = [StreamExt::next(&mut consumer).await, StreamExt::next(&mut consumer).await];
+        assert!(matches!(told, [Some(Incoming::Lost), Some(Incoming::Renewed)]), "{told:?}");
+        broker.publish(message(&exchange, "", 7)).await.unwrap();
+        assert_eq!(consumer.next().await.unwrap().split().0.body.len(), 7);
+    });
+}
