@@ -65,7 +65,8 @@ impl Run {
         let worker = batch.worker.clone();
         let open = sorted(&batch.open);
         let (batch, tests, reason) = (id.clone(), open.len(), reason.to_owned());
-        self.record(if fault.kind == FaultKind::WorkerLost {
+        // One that gave a batch back before it began may just have been told to stop.
+        self.record(if fault.kind == FaultKind::WorkerLost && worker.is_some() {
             RunEvent::WorkerLost { worker, batch, tests, reason }
         } else {
             RunEvent::BatchFaulted { worker, batch, tests, reason }

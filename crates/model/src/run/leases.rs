@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run};
+use super::{BEATS_MISSED_MAX, Batch, Command, GRACE, Run, sorted};
 use crate::{BatchId, CancelReason, Fault, FaultKind, Item, Lane, RunEvent, SuiteName, Time};
 
 /// How long a broker's queue may be seen without a consumer before the run says so. One look may fall into the moment
 /// in which a worker connects anew.
 const NOBODY_SAID_AFTER: Duration = Duration::from_secs(4);
+
+/// How often a batch may come back that nobody had begun, before one of its tests is suspected. Whoever stops or restarts
+/// workers gives back what waits in their hands, and no test is to blame; one that ended its worker before the first word
+/// would go on for ever.
+pub(super) const RETURNS_MAX: u32 = 8;
 
 /// A queue without a consumer.
 #[derive(Debug)]
@@ -69,12 +74,24 @@ impl Run {
             batch.deadline = Some(batch.deadline.map_or(soon, |deadline| deadline.min(soon)));
             return;
         }
-        let reason = "a worker lost its connection before it began";
+        let (suite, open) = (batch.lane.suite.clone(), sorted(&batch.open));
+        let mut suspect = None;
+        for item in open {
+            let at = (suite.clone(), item);
+            let Some(subject) = self.subjects.get_mut(&at) else { continue };
+            subject.returns += 1;
+            if subject.returns > RETURNS_MAX && suspect.is_none() {
+                suspect = Some(at.1);
+            }
+        }
+        let reason = "its worker stopped or lost its connection before it began";
         let fault = Fault {
             kind: FaultKind::WorkerLost,
-            message: "workers lost their connection each time before they began; look at their logs".into(),
+            message:
+                "workers stopped or lost their connection each time before they began; look at their logs"
+                    .into(),
         };
-        self.lose(id, reason, &fault);
+        self.take_back(id, reason, &fault, |item| suspect.as_ref() == Some(item));
     }
 
     /// Takes a batch away from its worker. Only the test that ran is suspected.

@@ -59,6 +59,8 @@ struct Subject {
     unit: Option<Unit>,
     attempt: u32,
     losses: u32,
+    /// How often it was in a batch that came back before anybody had begun it.
+    returns: u32,
 }
 
 /// A batch that is out.
@@ -267,7 +269,7 @@ impl Run {
 
     fn admit(&mut self, suite: SuiteName, item: Item, unit: Option<Unit>) {
         let at = (suite, item);
-        let subject = Subject { stage: Stage::Planned, unit, attempt: 1, losses: 0 };
+        let subject = Subject { stage: Stage::Planned, unit, attempt: 1, losses: 0, returns: 0 };
         if self.subjects.insert(at.clone(), subject).is_none() {
             self.open_subjects += 1;
         }

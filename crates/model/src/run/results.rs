@@ -68,7 +68,8 @@ impl Run {
             }
             let (attempt, losses) = known.map_or((1, 0), |subject| (subject.attempt, subject.losses));
             let stage = Stage::Out(open.clone());
-            self.subjects.insert(at.clone(), Subject { stage, unit: Some(unit.clone()), attempt, losses });
+            let subject = Subject { stage, unit: Some(unit.clone()), attempt, losses, returns: 0 };
+            self.subjects.insert(at.clone(), subject);
             batch.open.insert(at.1);
             fresh.push(name);
         }
@@ -181,7 +182,8 @@ impl Run {
         let unit = (at.0.clone(), Item::Unit(item_name(&at.1).to_owned()));
         self.open_subjects += 1;
         let stage = Stage::Out(Open { token, batch: id.clone() });
-        self.subjects.insert(at.clone(), Subject { stage, unit: None, attempt: 1, losses: 0 });
+        let subject = Subject { stage, unit: None, attempt: 1, losses: 0, returns: 0 };
+        self.subjects.insert(at.clone(), subject);
         if let Some(batch) = self.batches.get_mut(id) {
             batch.open.remove(&unit.1);
         }

@@ -4,6 +4,7 @@ mod trouble;
 
 use std::time::Duration;
 
+use super::leases::RETURNS_MAX;
 use super::*;
 use crate::{
     BatchEnd, BatchReport, Fact, Outcome, Policy, Progress, Record, RunRecord, Stamped, Suite, Verdict,
@@ -456,6 +457,40 @@ fn a_returned_batch_that_nobody_began_goes_out_again_at_once() {
     story.end(&batch, "w2", BatchEnd::Returned);
     let again = story.take();
     assert_ne!(again.0, batch.0);
+}
+
+#[test]
+fn workers_that_stop_cost_no_test_its_verdict() {
+    let mut story = Story::new(policy());
+    story.list(&["a", "b"], &[]);
+    for n in 0..RETURNS_MAX {
+        // Each had it in its hand, was told to stop before a slot was free, and gave it back.
+        let batch = story.take();
+        story.end(&batch, &format!("w{n}"), BatchEnd::Returned);
+    }
+    assert!(!story.saw(|event| matches!(event, RunEvent::WorkerLost { .. })), "nobody is lost");
+    while !story.sent.is_empty() {
+        let batch = story.take();
+        story.work(&batch, "w", Outcome::Passed);
+    }
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.totals().passed, 2);
+}
+
+#[test]
+fn a_batch_that_ends_its_workers_before_their_first_word_does_so_for_a_while() {
+    let mut story = Story::new(policy());
+    story.list(&["killer"], &[]);
+    let mut returns = 0;
+    while !story.run.is_finished() {
+        let batch = story.take();
+        story.end(&batch, "w", BatchEnd::Returned);
+        returns += 1;
+    }
+    assert_eq!(returns, RETURNS_MAX + story.run.order.policy.losses_max + 1);
+    let test = story.record.test(&TestId::new("s", "killer")).expect("listed");
+    let judgement = test.attempts.last().map(|attempt| attempt.judgement.clone());
+    assert!(matches!(judgement, Some(crate::Judgement::Fault(fault)) if fault.kind == FaultKind::WorkerLost));
 }
 
 #[test]
