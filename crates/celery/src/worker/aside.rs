@@ -70,11 +70,10 @@ impl Aside {
         &self,
         broker: &Broker,
         envelope: &Envelope,
-        queue: &str,
         delay: Duration,
     ) -> Result<(), PublishError> {
         let (properties, body) = again(envelope)?;
-        self.publish(broker, delay_queue(queue, delay_step(delay)), properties, body).await
+        self.publish(broker, delay_queue(&envelope.queue, delay_step(delay)), properties, body).await
     }
 
     /// Publishes a message that can't be run to where somebody can look at it.
@@ -82,9 +81,9 @@ impl Aside {
         &self,
         broker: &Broker,
         envelope: &Envelope,
-        queue: &str,
         reason: &str,
     ) -> Result<(), PublishError> {
+        let queue = &envelope.queue;
         let mut properties = envelope.properties.clone();
         strip(&mut properties);
         for (name, value) in dead_letter_headers(queue, reason, SystemTime::now()) {
@@ -102,7 +101,7 @@ impl Aside {
     ) -> Result<(), PublishError> {
         let routing_key = queue.name().to_owned();
         if !self.is_ready(&routing_key) {
-            ensure(broker, queue).await.map_err(PublishError::from)?;
+            ready(broker, queue).await?;
             self.lock().insert(routing_key.clone(), Instant::now());
         }
         let publishing = Publishing {
@@ -171,4 +170,16 @@ pub(crate) async fn ensure(broker: &Broker, queue: Queue) -> Result<(), Transpor
         Err(error) if error.is_no_queue() => broker.declare(&Topology::default().queue(queue)).await,
         Err(error) => Err(error),
     }
+}
+
+/// The same before a publishing. A connection that is lost meanwhile is a passing trouble, and no word of the broker's
+/// about the queue.
+pub(crate) async fn ready(broker: &Broker, queue: Queue) -> Result<(), PublishError> {
+    let routing_key = queue.name().to_owned();
+    ensure(broker, queue).await.map_err(|error| {
+        if error.is_refusal() || error.is_passing() {
+            return PublishError::Transport(error);
+        }
+        PublishError::Lost { routing_key, reason: error.to_string() }
+    })
 }

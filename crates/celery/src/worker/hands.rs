@@ -13,7 +13,7 @@ use crate::transport::{
     Broker, Envelope, PublishError, Publishing, Queue, Settle, SettleError, Settler, Value,
 };
 use crate::wire::{RawJson, ResultMessage, State};
-use crate::worker::aside::{Aside, ensure};
+use crate::worker::aside::{Aside, ready};
 use crate::worker::conclude::Conclusion;
 use crate::worker::execution::Execution;
 use crate::worker::follow::{self, Step};
@@ -129,20 +129,69 @@ impl Hands {
             Conclusion::Revoke(reason) => self.revoke(execution, reason, finished).await,
             Conclusion::Refuse(error) => {
                 let asker = super::intake::asker(&execution.message);
-                return self.refuse(&asker, &error, &execution.envelope, &execution.queue, settler).await;
+                return self.refuse(&asker, &error, &execution.envelope, settler).await;
             }
         };
-        self.settle(published, &execution.id, settler).await
+        self.settle(published, &execution.id, &execution.envelope, settler).await
     }
 
-    /// Acknowledges what is published, gives back what is not.
-    async fn settle(&self, published: Result<(), PublishError>, id: &str, settler: Settler) -> Settlement {
-        match published {
-            Ok(()) => self.acknowledge(id, settler).await,
+    /// Acknowledges what is published and gives back what is not yet. What can never be published would come back and
+    /// be executed for ever, so the message is dead-lettered.
+    async fn settle(
+        &self,
+        published: Result<(), PublishError>,
+        id: &str,
+        envelope: &Envelope,
+        settler: Settler,
+    ) -> Settlement {
+        let error = match published {
+            Ok(()) => return self.acknowledge(id, settler).await,
+            Err(error) => error,
+        };
+        if !is_final(&error) {
+            tracing::error!(task_id = %id, %error, "what follows from a task was not published; it goes back to its queue");
+            return self.give_back(id, settler).await;
+        }
+        tracing::error!(task_id = %id, %error, "what follows from a task can't be published; it is dead-lettered");
+        let reason = format!("what follows from it can't be published: {error}");
+        match self.dead_letter(id, envelope, &reason).await {
+            Ok(how) => self.settle_dead(how, id, settler).await,
             Err(error) => {
-                tracing::error!(task_id = %id, %error, "what follows from a task was not published; it goes back to its queue");
+                tracing::error!(task_id = %id, %error, "a message was not dead-lettered; it goes back to its queue");
                 self.give_back(id, settler).await
             }
+        }
+    }
+
+    /// Dead-letters a message as far as this worker can; what is left to do is said by the answer.
+    async fn dead_letter(
+        &self,
+        id: &str,
+        envelope: &Envelope,
+        reason: &str,
+    ) -> Result<DeadLetter, PublishError> {
+        if self.options.dead_letter == DeadLetter::Broker {
+            return Ok(DeadLetter::Broker);
+        }
+        match self.aside.dead_letter(&self.broker, envelope, reason).await {
+            Ok(()) => Ok(DeadLetter::Queue),
+            // To give it back would be to get it again at once, for ever.
+            Err(error) if is_final(&error) => {
+                tracing::error!(worker = self.options.name, task_id = id, queue = %envelope.queue, %error, "this worker can't dead-letter; the message is rejected, and is kept only if its queue has a dead-letter exchange (a policy)");
+                Ok(DeadLetter::Broker)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Settles what [`Self::dead_letter`] has dealt with.
+    async fn settle_dead(&self, how: DeadLetter, id: &str, settler: Settler) -> Settlement {
+        match how {
+            DeadLetter::Queue => self.acknowledge(id, settler).await,
+            DeadLetter::Broker => match settler.settle(Settle::DeadLetter).await {
+                Ok(()) => Settlement::Acked,
+                Err(_) => Settlement::AckLost,
+            },
         }
     }
 
@@ -179,7 +228,13 @@ impl Hands {
         }
         let shown = self.emitter.as_ref().filter(|emitter| emitter.tells_of_tasks()).map(|_| repr(&result));
         let message = ResultMessage::new(&*execution.id, State::Success, result);
-        self.answer(execution, message, finished).await?;
+        match self.answer(execution, message, finished).await {
+            Err(error) if is_final(&error) => {
+                let error = TaskError::fatal(format!("the result can't be published: {error}"));
+                return self.fail(execution, &error.named("ResultError"), finished).await;
+            }
+            answered => answered?,
+        }
         self.log_end(execution, &State::Success, None, finished);
         let run_time = execution.facts(Some(finished)).run_time().map(|time| time.as_secs_f64());
         self.event("task-succeeded", &execution.id, || {
@@ -194,15 +249,26 @@ impl Hands {
         error: &TaskError,
         finished: SystemTime,
     ) -> Result<(), PublishError> {
-        let message = ResultMessage::new(&*execution.id, State::Failure, error.to_wire());
-        let message = message.with_traceback(error.traceback.clone());
-        self.answer(execution, message, finished).await?;
+        let failure = |error: &TaskError| {
+            let message = ResultMessage::new(&*execution.id, State::Failure, error.to_wire());
+            message.with_traceback(error.traceback.clone())
+        };
+        let mut answered = self.answer(execution, failure(error), finished).await;
+        if answered.as_ref().is_err_and(is_final)
+            && let Some(shorter) = shorter(error)
+        {
+            answered = self.answer(execution, failure(&shorter), finished).await;
+        }
+        if answered.as_ref().is_err_and(|error| !is_final(error)) {
+            return answered;
+        }
         self.log_end(execution, &State::Failure, Some(error), finished);
         self.event("task-failed", &execution.id, || exception_fields(error));
-        self.follow_failure(execution, error).await
+        self.follow_failure(execution, error).await?;
+        answered
     }
 
-    /// Publishes following steps. The inner error says which has no queue; trying again would not help that.
+    /// Publishes following steps. The inner error says which can't follow; trying again would not help that.
     async fn publish_steps(&self, steps: Vec<Step>) -> Result<Result<(), String>, PublishError> {
         for Step { mut message, exchange, routing_key } in steps {
             message.origin = Some(self.options.name.clone());
@@ -213,13 +279,21 @@ impl Hands {
             };
             let mut published = self.broker.publish(publishing()).await;
             if matches!(published, Err(PublishError::Unroutable { .. })) && exchange.is_empty() {
-                ensure(&self.broker, Queue::celery(&routing_key)).await.map_err(PublishError::from)?;
-                published = self.broker.publish(publishing()).await;
+                published = match ready(&self.broker, Queue::celery(&routing_key)).await {
+                    Ok(()) => self.broker.publish(publishing()).await,
+                    Err(error) => Err(error),
+                };
             }
             match published {
                 Err(PublishError::Unroutable { .. }) => {
                     return Ok(Err(format!(
                         "the following task {} has no queue {routing_key}",
+                        message.task
+                    )));
+                }
+                Err(error) if is_final(&error) => {
+                    return Ok(Err(format!(
+                        "the following task {} can't be published: {error}",
                         message.task
                     )));
                 }
@@ -272,7 +346,8 @@ impl Hands {
         });
     }
 
-    /// Publishes the task again, first; then the state, which is worth less than the task.
+    /// Publishes the task again, first; then the state, which is worth less than the task. One that can't be published
+    /// again has failed.
     async fn retry(
         &self,
         execution: &Execution,
@@ -280,7 +355,13 @@ impl Hands {
         delay: Duration,
         now: SystemTime,
     ) -> Result<(), PublishError> {
-        self.aside.retry(&self.broker, execution, delay, now).await?;
+        match self.aside.retry(&self.broker, execution, delay, now).await {
+            Err(refused) if is_final(&refused) => {
+                let message = format!("{}; it can't be tried again: {refused}", error.message);
+                return self.fail(execution, &TaskError { message, ..error.clone() }, now).await;
+            }
+            published => published?,
+        }
         let message = ResultMessage::new(&*execution.id, State::Retry, error.to_wire());
         let message = message.with_traceback(error.traceback.clone());
         if let Err(failed) = self.answer(execution, message, now).await {
@@ -358,40 +439,38 @@ impl Hands {
         asker: &Asker,
         error: &TaskError,
         envelope: &Envelope,
-        queue: &str,
         settler: Settler,
     ) -> Settlement {
         let id = asker.id.as_deref().unwrap_or("unknown");
-        tracing::warn!(worker = self.options.name, task_id = id, queue, reason = %error, "a message was refused and dead-lettered");
-        let mut how = self.options.dead_letter;
-        if how == DeadLetter::Queue
-            && let Err(failed) =
-                self.aside.dead_letter(&self.broker, envelope, queue, &error.to_string()).await
-        {
-            if !failed.is_refusal() {
-                return self.settle(Err(failed), id, settler).await;
-            }
-            // To give it back would be to get it again at once, for ever.
-            tracing::error!(worker = self.options.name, task_id = id, queue, error = %failed, "this worker's user may not dead-letter; the message is rejected, and is kept only if its queue has a dead-letter exchange (a policy)");
-            how = DeadLetter::Broker;
-        }
+        tracing::warn!(worker = self.options.name, task_id = id, queue = %envelope.queue, reason = %error, "a message was refused and dead-lettered");
+        let how = match self.dead_letter(id, envelope, &error.to_string()).await {
+            Ok(how) => how,
+            Err(failed) => return self.settle(Err(failed), id, envelope, settler).await,
+        };
         let answered = self.answer_asker(asker, State::Failure, error).await;
         self.event("task-failed", id, || exception_fields(error));
-        match (answered, how) {
-            (Ok(()), DeadLetter::Broker) => match settler.settle(Settle::DeadLetter).await {
-                Ok(()) => Settlement::Acked,
-                Err(_) => Settlement::AckLost,
-            },
-            (answered, _) => self.settle(answered, id, settler).await,
+        match answered {
+            Err(failed) if !is_final(&failed) => self.settle(Err(failed), id, envelope, settler).await,
+            Err(failed) => {
+                tracing::warn!(task_id = id, error = %failed, "the caller of a refused message can't be told");
+                self.settle_dead(how, id, settler).await
+            }
+            Ok(()) => self.settle_dead(how, id, settler).await,
         }
     }
 
     /// Answers a task that was revoked, or is too old, before it began.
-    pub(crate) async fn revoke_unstarted(&self, asker: &Asker, reason: &str, settler: Settler) -> Settlement {
+    pub(crate) async fn revoke_unstarted(
+        &self,
+        asker: &Asker,
+        reason: &str,
+        envelope: &Envelope,
+        settler: Settler,
+    ) -> Settlement {
         let id = asker.id.as_deref().unwrap_or("unknown");
         let answered = self.answer_asker(asker, State::Revoked, &revoked_error(reason)).await;
         self.revoked_event(id, reason);
-        self.settle(answered, id, settler).await
+        self.settle(answered, id, envelope, settler).await
     }
 
     async fn answer_asker(&self, asker: &Asker, state: State, error: &TaskError) -> Result<(), PublishError> {
@@ -411,14 +490,33 @@ impl Hands {
         &self,
         id: &str,
         envelope: &Envelope,
-        queue: &str,
         eta: SystemTime,
         settler: Settler,
     ) -> Settlement {
         let delay = eta.duration_since(SystemTime::now()).unwrap_or_default();
-        let published = self.aside.postpone(&self.broker, envelope, queue, delay).await;
-        self.settle(published, id, settler).await
+        match self.aside.postpone(&self.broker, envelope, delay).await {
+            // Without the right to make that queue it comes again and again until its time has come: a poor wait, and
+            // better than none.
+            Err(error) if is_final(&error) => {
+                tracing::error!(task_id = %id, %error, "a task that came too early can't be put aside; it goes back to its queue");
+                self.give_back(id, settler).await
+            }
+            published => self.settle(published, id, envelope, settler).await,
+        }
     }
+}
+
+/// Whether no later try can help: the broker has said no, or can't be told at all (a message is too large, a name too
+/// long).
+fn is_final(error: &PublishError) -> bool {
+    matches!(error, PublishError::Transport(error) if !error.is_passing())
+}
+
+/// The same error without what can make its message too large for the broker; `None` where that is nothing.
+fn shorter(error: &TaskError) -> Option<TaskError> {
+    let message: String = error.message.chars().take(REPR_LIMIT).collect();
+    let cut = message.len() < error.message.len() || error.traceback.is_some();
+    cut.then(|| TaskError { message, traceback: None, ..error.clone() })
 }
 
 /// Gives a delivery back to its queue.

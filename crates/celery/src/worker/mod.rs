@@ -15,6 +15,8 @@ mod remote;
 mod round;
 mod slots;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

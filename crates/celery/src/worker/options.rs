@@ -47,7 +47,8 @@ pub enum ResultRoute {
     },
 }
 
-/// What becomes of messages that can't be run: malformed ones, unknown tasks, tasks out of the wrong queue.
+/// What becomes of messages that can't be run: malformed ones, unknown tasks, tasks out of the wrong queue. And of tasks
+/// that ran and whose end the broker will never take: not even a short `FAILURE` can be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeadLetter {
     /// They are published, confirmed, to the queue `<queue>.dead` with the header `dead-letter-reason`, and then

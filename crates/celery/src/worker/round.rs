@@ -249,8 +249,9 @@ impl Round {
                 if let Some(accepted) = self.waiting.remove(&key) {
                     let hands = Arc::clone(&self.hands);
                     self.settle(async move {
-                        let asker = intake::asker(&accepted.execution.message);
-                        (key, hands.revoke_unstarted(&asker, "revoked", accepted.settler).await)
+                        let (execution, settler) = (accepted.execution, accepted.settler);
+                        let asker = intake::asker(&execution.message);
+                        (key, hands.revoke_unstarted(&asker, "revoked", &execution.envelope, settler).await)
                     });
                 }
             }
@@ -303,20 +304,18 @@ impl Round {
         let key = self.next_key;
         self.next_key += 1;
         let (envelope, settler) = delivery.split();
-        let queue = Arc::clone(&envelope.queue);
         let hands = Arc::clone(&self.hands);
-        match intake::read(&self.hands.app, &envelope, &queue, SystemTime::now()) {
+        match intake::read(&self.hands.app, &envelope, &envelope.queue, SystemTime::now()) {
             Intake::Run(order) => self.accept(key, *order, envelope, settler),
             Intake::Early(message, eta) => {
                 self.decide(Input::Aside { key });
-                self.settle(async move {
-                    (key, hands.postpone(&message.id, &envelope, &queue, eta, settler).await)
-                });
+                self.settle(async move { (key, hands.postpone(&message.id, &envelope, eta, settler).await) });
             }
             Intake::Expired(message) => {
                 self.decide(Input::Aside { key });
                 self.settle(async move {
-                    (key, hands.revoke_unstarted(&intake::asker(&message), "expired", settler).await)
+                    let asker = intake::asker(&message);
+                    (key, hands.revoke_unstarted(&asker, "expired", &envelope, settler).await)
                 });
             }
             Intake::Refuse(asker, error) => self.refuse(key, asker, error, envelope, settler),
@@ -332,8 +331,8 @@ impl Round {
         settler: Settler,
     ) {
         self.decide(Input::Aside { key });
-        let (hands, queue) = (Arc::clone(&self.hands), Arc::clone(&envelope.queue));
-        self.settle(async move { (key, hands.refuse(&asker, &error, &envelope, &queue, settler).await) });
+        let hands = Arc::clone(&self.hands);
+        self.settle(async move { (key, hands.refuse(&asker, &error, &envelope, settler).await) });
     }
 
     fn accept(&mut self, key: Key, order: Order, envelope: crate::transport::Envelope, settler: Settler) {

@@ -1,0 +1,161 @@
+//! What a worker does when the broker does not do what it is asked: never take a message, take it late, die.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use regatta_testbed::Node;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::WorkerOptions;
+use crate::app::App;
+use crate::context::Context;
+use crate::error::TaskError;
+use crate::transport::{Broker, ConnectOptions, Consume, Consumer, Publishing, Queue, Topology};
+use crate::wire::{RawJson, ResultMessage, TaskMessage};
+
+/// Generous: nothing here takes a third of it on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ended = runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await });
+    ended.expect("the test takes longer than its deadline")
+}
+
+async fn connect(url: &str) -> Broker {
+    Broker::connect(&url.parse().unwrap(), ConnectOptions::default()).await.unwrap()
+}
+
+async fn declare(broker: &Broker, queue: Queue) {
+    broker.declare(&Topology::default().queue(queue)).await.unwrap();
+}
+
+/// Publishes a task to `queue`.
+async fn send(broker: &Broker, queue: &str, task: &TaskMessage) {
+    let (properties, body) = task.encode();
+    let routing_key = queue.to_owned();
+    let publishing = Publishing { exchange: "".into(), routing_key, properties, body, mandatory: true };
+    broker.publish(publishing).await.unwrap();
+}
+
+/// A worker called `one@test` on `queue`, silent, killed when the guard is dropped.
+fn start(app: &App, broker: &Broker, queue: &str) -> DropGuard {
+    let options =
+        WorkerOptions { remote_control: false, heartbeat: None, ..WorkerOptions::new("one@test", [queue]) };
+    let kill = CancellationToken::new();
+    tokio::spawn(app.worker(broker, options).run(CancellationToken::new(), kill.clone()));
+    kill.drop_guard()
+}
+
+/// Reads what comes to `answers`, which it makes.
+async fn answers(broker: &Broker) -> Consumer {
+    declare(broker, Queue::transient("answers")).await;
+    let tag = "t".to_owned();
+    let spec = Consume { queue: "answers".to_owned(), prefetch: 0, no_ack: true, exclusive: false, tag };
+    broker.consume(spec).await.unwrap()
+}
+
+async fn answer(answers: &mut Consumer) -> ResultMessage {
+    let (envelope, _) = answers.next().await.unwrap().split();
+    ResultMessage::decode(&envelope.properties, &envelope.body).unwrap()
+}
+
+/// A task with the id `name` that answers to `answers`.
+fn asked(name: &str) -> TaskMessage {
+    let mut task = TaskMessage::new(name, name);
+    task.reply_to = Some("answers".to_owned());
+    task
+}
+
+/// A call of a task through an exchange that isn't there.
+fn to_nowhere() -> Vec<RawJson> {
+    let call =
+        r#"{"task": "x", "args": [], "kwargs": {}, "options": {"exchange": "gone", "routing_key": "k"}}"#;
+    vec![RawJson::parse(call).unwrap()]
+}
+
+/// An application whose tasks are counted: `good` returns 1, `large` returns 300 kB, `bad` fails with as much.
+fn counted() -> (App, Arc<AtomicU32>) {
+    let count = Arc::new(AtomicU32::new(0));
+    let counter = |count: &Arc<AtomicU32>| {
+        let count = Arc::clone(count);
+        move || count.fetch_add(1, Ordering::SeqCst)
+    };
+    let (good, large, bad) = (counter(&count), counter(&count), counter(&count));
+    let text = || "x".repeat(300_000);
+    let app = App::new("test")
+        .task("good", move |_: Context, (): ()| {
+            good();
+            async move { Ok::<_, TaskError>(1) }
+        })
+        .task("large", move |_: Context, (): ()| {
+            large();
+            async move { Ok::<_, TaskError>(text()) }
+        })
+        .task("bad", move |_: Context, (): ()| {
+            bad();
+            async move { Err::<(), _>(TaskError::failed(text())) }
+        });
+    (app, count)
+}
+
+#[test]
+fn a_following_task_that_can_never_be_published_is_a_failure() {
+    run(async {
+        let broker = Broker::embedded();
+        let (app, count) = counted();
+        declare(&broker, Queue::celery("q")).await;
+        let mut answers = answers(&broker).await;
+        let mut task = asked("good");
+        task.embed.callbacks = Some(to_nowhere());
+        send(&broker, "q", &task).await;
+        let _worker = start(&app, &broker, "q");
+        let failure = answer(&mut answers).await;
+        assert_eq!(failure.status.as_str(), "FAILURE");
+        assert!(failure.result.as_str().contains("gone"), "it says which exchange: {failure:?}");
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn an_answer_that_is_too_large_becomes_a_small_failure() {
+    run(async {
+        let node = Node::start();
+        node.ctl(&["eval", "application:set_env(rabbit, max_message_size, 100000)."]);
+        let broker = connect(&node.url()).await;
+        let (app, count) = counted();
+        declare(&broker, Queue::celery("q")).await;
+        let mut answers = answers(&broker).await;
+        // What the broker refuses closes the channel, with all that is on it; the caller has another one.
+        let _worker = start(&app, &connect(&node.url()).await, "q");
+        for (name, words) in [("large", "larger than"), ("bad", "xxx")] {
+            send(&broker, "q", &asked(name)).await;
+            let failure = answer(&mut answers).await;
+            assert_eq!((&*failure.task_id, failure.status.as_str()), (name, "FAILURE"));
+            assert!(failure.result.as_str().contains(words), "{failure:?}");
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+    });
+}
+
+#[test]
+fn a_task_whose_answer_nobody_may_give_is_dead_lettered() {
+    run(async {
+        let node = Node::start();
+        // It may read, but publish nothing.
+        node.add_user("mute", "pass", "", "", ".*");
+        let owner = connect(&node.url()).await;
+        let (app, count) = counted();
+        declare(&owner, Queue::celery("q").dead_letter("", "q.kept")).await;
+        declare(&owner, Queue::celery("q.kept")).await;
+        declare(&owner, Queue::transient("answers")).await;
+        send(&owner, "q", &asked("good")).await;
+        let _worker = start(&app, &connect(&node.url_of("mute", "pass")).await, "q");
+        let tag = "t".to_owned();
+        let kept = Consume { queue: "q.kept".to_owned(), prefetch: 1, no_ack: true, exclusive: false, tag };
+        let (envelope, _) = owner.consume(kept).await.unwrap().next().await.unwrap().split();
+        assert_eq!(TaskMessage::decode(&envelope.properties, &envelope.body).unwrap().id, "good");
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    });
+}
