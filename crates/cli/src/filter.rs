@@ -50,6 +50,13 @@ pub(crate) fn glob(pattern: &str) -> Result<GlobMatcher, CliError> {
     Ok(glob.compile_matcher())
 }
 
+/// The end of a Python file's name with which a text begins, before `::`. Other dots and colons may stand in the values of
+/// a parametrized test.
+fn file(text: &str) -> Option<&str> {
+    let (file, _) = text.split_once("::")?;
+    (file.ends_with(".py") && !file.contains('[')).then_some(file)
+}
+
 impl Pattern {
     fn new(text: &str) -> Result<Self, CliError> {
         if text.contains(['*', '?']) {
@@ -60,7 +67,10 @@ impl Pattern {
 
     fn matches(&self, name: &str) -> bool {
         match self {
-            Self::Part(text) => name.contains(text.as_str()),
+            Self::Part(text) => {
+                let own = || name.split_once("::").map_or(name, |(own, _)| own);
+                name.contains(text.as_str()) && file(text).is_none_or(|file| own().ends_with(file))
+            }
             Self::Whole { glob, .. } => glob.is_match(name),
         }
     }
@@ -69,10 +79,8 @@ impl Pattern {
     fn unit(&self, unit: &str) -> UnitMatch {
         match self {
             Self::Part(text) if unit.contains(text.as_str()) => UnitMatch::Whole,
-            Self::Part(text) => match text.split_once("::") {
-                Some((file, _)) if file.contains('.') && !unit.ends_with(file) => UnitMatch::None,
-                _ => UnitMatch::Undecided,
-            },
+            Self::Part(text) if file(text).is_some_and(|file| !unit.ends_with(file)) => UnitMatch::None,
+            Self::Part(_) => UnitMatch::Undecided,
             Self::Whole { text, glob } => {
                 let fixed = text.split(['*', '?']).next().unwrap_or_default();
                 let begin = format!("{unit}::");
@@ -169,6 +177,10 @@ mod tests {
             (&["x", "*::?"], &[], "a.py::t", true),
             (&["a"], &["*::t"], "a.py::t", false),
             (&["*{x,y}"], &[], "a::{x,y}", true),
+            (&["1.5::x"], &[], "a.py::t[1.5::x]", true),
+            (&["b.py::t"], &[], "a.py::t[b.py::t]", false),
+            (&["t[b.py::t]"], &[], "a.py::t[b.py::t]", true),
+            (&["b.py::t"], &[], "d/b.py::t", true),
         ];
         for (include, exclude, name, expected) in table {
             assert_eq!(
@@ -196,6 +208,9 @@ mod tests {
             (&["d/*"], &["slow"], Undecided),
             (&["d/*"], &["a.py"], None),
             (&["e/*", "a.py"], &[], Whole),
+            (&["1.5::x"], &[], Undecided),
+            (&["t[b.py::x]"], &[], Undecided),
+            (&[], &["1.5::x"], Undecided),
         ];
         let unit = Unit { suite: "s".into(), name: "d/a.py".into() };
         for (include, exclude, expected) in table {

@@ -38,6 +38,16 @@ fn pytest_is_recognised_and_a_filter_names_single_tests() {
 }
 
 #[test]
+fn a_filter_chooses_the_same_whether_the_tests_are_remembered_or_not() {
+    let test = "import pytest\n@pytest.mark.parametrize('value', ['1.5::x', '2'])\ndef test_p(value): pass\n";
+    let project = Project::new(&[("test_v.py", test)]);
+    let fresh = project.python(&["list", "1.5::x"]).expect(0);
+    assert_eq!(fresh.stdout, "pytest test_v.py::test_p[1.5::x]\n");
+    project.python(&["run"]).expect(0);
+    assert_eq!(project.python(&["list", "1.5::x"]).expect(0).stdout, fresh.stdout);
+}
+
+#[test]
 fn the_second_run_knows_the_tests_of_an_unchanged_file() {
     let project = Project::new(&[("test_a.py", "def test_a(): pass\n")]);
     project.python(&["run"]).expect(0);
