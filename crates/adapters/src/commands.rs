@@ -210,6 +210,7 @@ impl TestProcess for OneCommand {
             args: args.to_vec(),
             cwd: self.tree.clone(),
             env: self.inner.env.clone(),
+            env_defaults: Vec::new(),
             stdin: Vec::new(),
         })
     }

@@ -18,6 +18,8 @@ pub struct Invocation {
     pub cwd: PathBuf,
     /// Variables to set over the worker's base environment.
     pub env: Vec<(String, String)>,
+    /// Variables to set where the inherited environment has none of the name, and `env` neither.
+    pub env_defaults: Vec<(String, String)>,
     /// What to write to its standard input; then it is closed.
     pub stdin: Vec<u8>,
 }

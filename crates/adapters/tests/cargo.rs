@@ -14,7 +14,9 @@ fn run(invocation: &Invocation) -> Ended {
     use std::os::unix::process::ExitStatusExt;
     let mut command = Command::new(&invocation.program);
     command.args(&invocation.args).current_dir(&invocation.cwd);
-    command.envs(invocation.env.iter().map(|(name, value)| (name, value)));
+    let unset = |(name, _): &&(String, String)| std::env::var_os(name).is_none();
+    let env = invocation.env_defaults.iter().filter(unset).chain(&invocation.env);
+    command.envs(env.map(|(name, value)| (name, value)));
     let output = command.output().unwrap();
     let exit = output
         .status

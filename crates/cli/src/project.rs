@@ -132,7 +132,10 @@ fn is_held(kind: Kind, trees: Trees) -> bool {
 }
 
 fn cargo_config(tree: &Path) -> CargoConfig {
-    CargoConfig { library_path: std::env::var("LD_LIBRARY_PATH").ok(), ..CargoConfig::new(tree) }
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let library_path = std::env::var("LD_LIBRARY_PATH").ok();
+    CargoConfig { home, library_path, ..CargoConfig::new(tree) }
 }
 
 fn configured(tree: &Path, name: &str, config: &SuiteConfig, trees: Trees) -> Result<Suite, CliError> {

@@ -17,8 +17,10 @@ pub struct Command {
     pub args: Vec<String>,
     /// Where it runs.
     pub cwd: PathBuf,
-    /// Variables over those of [`Fence::env`].
+    /// Variables over those of [`Fence::env`]. Of two with one name the last counts.
     pub env: Vec<(String, String)>,
+    /// Variables for where neither has one of the name.
+    pub env_defaults: Vec<(String, String)>,
     /// What to write to its standard input, which is closed then. Empty for `/dev/null`.
     pub stdin: Vec<u8>,
 }

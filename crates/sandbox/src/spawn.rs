@@ -77,16 +77,19 @@ pub(crate) fn spawn(
 ) -> Result<Spawned, SandboxError> {
     let nul = |what| move |_| SandboxError::Nul { program: command.program.clone(), what };
     let own = environment(command, token, streams.extra.is_some());
-    let inherited = base.entries().iter().filter(|entry| own.iter().all(|set| set.name() != entry.name()));
-    let env: Vec<&CStr> = inherited.chain(&own).map(|entry| entry.text.as_c_str()).collect();
-    let path = base.entries().iter().chain(&own).rev().find(|entry| entry.name() == b"PATH");
+    let has = |entries: &[Entry], name: &[u8]| entries.iter().any(|entry| entry.name() == name);
+    let mut defaults = entries(&command.env_defaults);
+    defaults.retain(|entry| !has(base.entries(), entry.name()) && !has(&own, entry.name()));
+    let inherited = base.entries().iter().filter(|entry| !has(&own, entry.name()));
+    let env: Vec<&Entry> = inherited.chain(&defaults).chain(&own).collect();
+    let path = env.iter().find(|entry| entry.name() == b"PATH").copied();
     let program = resolve(&command.program, path.map(Entry::value))?;
     let args = command.args.iter().map(|arg| CString::new(arg.as_bytes()));
     let args: Vec<CString> = args.collect::<Result<_, _>>().map_err(nul("an argument"))?;
     let cwd = CString::new(command.cwd.as_os_str().as_bytes()).map_err(nul("the directory"))?;
     let name = CString::new(command.program.as_os_str().as_bytes()).map_err(nul("the name"))?;
     let argv = pointers(std::iter::once(name.as_c_str()).chain(args.iter().map(CString::as_c_str)));
-    let envp = pointers(env.into_iter());
+    let envp = pointers(env.iter().map(|entry| entry.text.as_c_str()));
     let mut child = Child {
         program: program.as_ptr(),
         argv: argv.as_ptr(),
@@ -114,9 +117,19 @@ pub(crate) fn spawn(
     })
 }
 
-/// The variables of this command alone. What can't be a variable is left out, as a shell does.
+/// Variables as `execve` wants them; of two with one name the last. What can't be one is left out, as a shell does.
+fn entries(vars: &[(String, String)]) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(vars.len());
+    for entry in vars.iter().filter_map(|(name, value)| Entry::new(name.into(), value.into())) {
+        entries.retain(|other| other.name() != entry.name());
+        entries.push(entry);
+    }
+    entries
+}
+
+/// The variables of this command alone.
 fn environment(command: &Command, token: Entry, session: bool) -> Vec<Entry> {
-    let set = command.env.iter().filter_map(|(name, value)| Entry::new(name.into(), value.into()));
+    let set = entries(&command.env).into_iter();
     let extra = EXTRA.iter().filter_map(|(fd, name)| Entry::new(name.into(), fd.to_string().into()));
     set.chain(extra.filter(|_| session)).chain([token]).collect()
 }

@@ -77,13 +77,20 @@ fn it_sees_the_environment_that_it_was_given_and_no_descriptor_of_ours() {
     let base = [("PATH", env!("PATH")), ("KEPT", "base"), ("SET", "base")].map(|(n, v)| (n.into(), v.into()));
     let fence = Fence { env: BaseEnv::new(base), ..fence() };
     assert!(!format!("{fence:?}").contains("base"), "values may be secrets");
-    let command =
-        Command { env: vec![("SET".into(), "own".into())], ..sh("echo $KEPT $SET; echo /proc/self/fd/*") };
+    let pairs = |text: &str| -> Vec<(String, String)> {
+        let pairs = text.split(' ').map(|pair| pair.split_once('=').unwrap());
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    let command = Command {
+        env: pairs("SET=first SET=own"),
+        env_defaults: pairs("KEPT=default SET=default ELSE=default"),
+        ..sh("env | grep -c ^SET=; echo $KEPT $SET $ELSE; echo /proc/self/fd/*")
+    };
     let finished = run(&command, &fence, &cancel()).unwrap();
     let fds = ["0", "1", "2", "3"].map(|fd| format!("/proc/self/fd/{fd}")).join(" ");
     let said = text(&finished.stdout.bytes);
-    let (first, second) = said.split_once('\n').unwrap();
-    assert_eq!(first, "base own");
+    let [once, values, second] = *said.lines().collect::<Vec<_>>() else { panic!("{said}") };
+    assert_eq!((once, values), ("1", "base own default"));
     assert!(fds.starts_with(second.trim()), "{second}; the last may be the shell's own, to read the folder");
 }
 

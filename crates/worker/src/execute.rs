@@ -21,6 +21,7 @@ pub(crate) fn command(invocation: &Invocation) -> Command {
         args: invocation.args.clone(),
         cwd: invocation.cwd.clone(),
         env: invocation.env.clone(),
+        env_defaults: invocation.env_defaults.clone(),
         stdin: invocation.stdin.clone(),
     }
 }

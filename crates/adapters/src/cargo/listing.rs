@@ -7,10 +7,11 @@ use std::sync::Arc;
 use regatta_model::{Listed, TestId};
 
 use super::CargoConfig;
+use super::configuration::{self, Variable};
 use super::log::Log;
 use super::messages::{Artifact, BuildScript, Message, Metadata, Package, Target};
 use super::prepared::{Binary, Place, Prepared};
-use super::process::LIBRARY_PATH;
+use super::process::invocation;
 use crate::digest;
 use crate::seam::{AdapterError, Ended, Exit, Invocation, Listing, ListingStep};
 use crate::text;
@@ -32,6 +33,8 @@ pub(super) struct CargoListing {
     scripts: Vec<BuildScript>,
     metadata: Option<Metadata>,
     library_path: Vec<String>,
+    /// Of cargo's own configuration.
+    variables: Vec<Variable>,
     waiting: VecDeque<Asked>,
     ready: BTreeMap<String, Binary>,
     found: Option<Vec<Listed>>,
@@ -57,6 +60,7 @@ impl CargoListing {
             scripts: Vec::new(),
             metadata: None,
             library_path: Vec::new(),
+            variables: Vec::new(),
             waiting: VecDeque::new(),
             ready: BTreeMap::new(),
             found: None,
@@ -78,6 +82,7 @@ impl CargoListing {
             args,
             cwd: self.config.tree.clone(),
             env: self.config.env.clone(),
+            env_defaults: Vec::new(),
             stdin: Vec::new(),
         }
     }
@@ -114,6 +119,7 @@ impl CargoListing {
         let sysroot = lines.next().unwrap_or_default().to_owned();
         let target_libraries = lines.next().map(str::to_owned);
         let Some(metadata) = self.metadata.take() else { return Ok(()) };
+        self.variables = configuration::variables(&self.config.tree, self.config.home.as_deref())?;
         let tests: Vec<&Artifact> = self.artifacts.iter().filter(|artifact| artifact.profile.test).collect();
         self.library_path = library_path(&self.scripts, &metadata, &tests);
         self.library_path.extend(target_libraries);
@@ -190,13 +196,8 @@ impl CargoListing {
             args.push("--ignored".to_owned());
         }
         args.extend(asked.log.iter().flat_map(Log::args));
-        let env = asked.binary.env.iter().map(|(name, value)| (name.clone(), value.at(tree)));
-        let mut env: Vec<(String, String)> = env.collect();
-        let folders = self.library_path.iter().cloned().chain(self.config.library_path.clone());
-        env.push((LIBRARY_PATH.to_owned(), folders.collect::<Vec<_>>().join(":")));
-        env.extend(self.config.env.iter().cloned());
-        let program = PathBuf::from(asked.binary.path.at(tree));
-        Invocation { program, args, cwd: PathBuf::from(asked.binary.cwd.at(tree)), env, stdin: Vec::new() }
+        let folders = self.library_path.iter().cloned();
+        invocation(&self.config, tree, &asked.binary, args, folders.collect(), &self.variables)
     }
 
     /// A binary said something: first all of its tests, then the ignored ones.
@@ -264,7 +265,8 @@ impl Listing for CargoListing {
             Step::Done => {
                 let place = |folder: &String| Place::new(&self.config.tree, folder);
                 let library_path = self.library_path.iter().map(place).collect();
-                let prepared = Prepared::new(library_path, self.ready.clone());
+                let variables = self.variables.clone();
+                let prepared = Prepared::new(library_path, variables, self.ready.clone());
                 ListingStep::Done { prepared: Some(prepared.write(&self.config.tree, &self.config.suite)?) }
             }
         })

@@ -9,9 +9,10 @@
 //! Places in the tree are kept relative to it. A worker uses it only when its digest is the one that it was told, and a
 //! binary only when it has the content that was listed, which is looked at before each test.
 //!
-//! What it can't do: documentation tests (rustdoc neither lists nor names them), a `runner` of the cargo configuration,
-//! and libraries of an `LD_LIBRARY_PATH` that isn't in [`CargoConfig::library_path`].
+//! What it can't do: documentation tests (rustdoc neither lists nor names them), a `runner` of the cargo configuration or
+//! an `[env]` in a file that it includes, and libraries of an `LD_LIBRARY_PATH` that isn't in [`CargoConfig::library_path`].
 
+mod configuration;
 mod judge;
 mod listing;
 mod log;
@@ -46,6 +47,8 @@ pub struct CargoConfig {
     pub args: Vec<String>,
     /// Variables to set for cargo and for tests.
     pub env: Vec<(String, String)>,
+    /// Cargo's own folder (`CARGO_HOME`, or else `.cargo` in the user's home), whose configuration holds for all projects.
+    pub home: Option<PathBuf>,
     /// What the caller's environment has as `LD_LIBRARY_PATH` (`DYLD_FALLBACK_LIBRARY_PATH` on macOS), to go on after
     /// what cargo puts before it.
     pub library_path: Option<String>,
@@ -62,6 +65,7 @@ impl CargoConfig {
             manifest: None,
             args: Vec::new(),
             env: Vec::new(),
+            home: None,
             library_path: None,
         }
     }

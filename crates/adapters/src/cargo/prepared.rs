@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use regatta_model::{Digest, SuiteName};
 use serde::{Deserialize, Serialize};
 
+use super::configuration::Variable;
 use crate::digest;
 use crate::seam::AdapterError;
 
 /// The version of the file's schema. A worker refuses another one.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Stands for the tree at the beginning of a path, wherever the tree is.
 const TREE: &str = "{tree}";
@@ -22,6 +23,8 @@ pub(super) struct Prepared {
     pub(super) version: u32,
     /// Where test binaries find shared libraries, in order.
     pub(super) library_path: Vec<Place>,
+    /// What cargo's own configuration sets for every process.
+    pub(super) variables: Vec<Variable>,
     /// Test binaries by their names.
     pub(super) binaries: BTreeMap<String, Binary>,
 }
@@ -65,8 +68,12 @@ impl Place {
 }
 
 impl Prepared {
-    pub(super) fn new(library_path: Vec<Place>, binaries: BTreeMap<String, Binary>) -> Self {
-        Self { version: VERSION, library_path, binaries }
+    pub(super) fn new(
+        library_path: Vec<Place>,
+        variables: Vec<Variable>,
+        binaries: BTreeMap<String, Binary>,
+    ) -> Self {
+        Self { version: VERSION, library_path, variables, binaries }
     }
 
     /// Writes it into the tree. Whoever reads at the same time finds the old file or the new one.
@@ -146,7 +153,7 @@ mod tests {
     fn only_what_was_prepared_is_read() {
         let tree = tempfile::tempdir().unwrap();
         let suite = SuiteName::from("a/b");
-        let prepared = Prepared::new(vec![Place::new(tree.path(), "/lib")], BTreeMap::new());
+        let prepared = Prepared::new(vec![Place::new(tree.path(), "/lib")], Vec::new(), BTreeMap::new());
         let digest = prepared.write(tree.path(), &suite).unwrap();
         assert!(tree.path().join(".regatta/prepared/a-b.json").is_file());
         assert_eq!(Prepared::read(tree.path(), &suite, Some(&digest)).unwrap(), prepared);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use regatta_model::{Outcome, Record, Time};
 
 use super::CargoConfig;
+use super::configuration::Variable;
 use super::judge::{IGNORED, judge_closing, judge_logged, judge_status};
 use super::log::Log;
 use super::prepared::{Binary, Prepared};
@@ -13,8 +14,35 @@ use super::verified::Verified;
 use crate::seam::{AdapterError, Ended, Invocation, TestProcess};
 
 /// Where the dynamic linker looks for shared libraries.
-pub(super) const LIBRARY_PATH: &str =
+const LIBRARY_PATH: &str =
     if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+
+/// What starts a binary. `folders` are those of shared libraries. `variables`, of cargo's own configuration, never replace
+/// what cargo sets itself; what the suite's configuration sets has the last word.
+pub(super) fn invocation(
+    config: &CargoConfig,
+    tree: &Path,
+    binary: &Binary,
+    args: Vec<String>,
+    folders: Vec<String>,
+    variables: &[Variable],
+) -> Invocation {
+    let (forced, defaults): (Vec<&Variable>, _) = variables.iter().partition(|variable| variable.force);
+    let at = |variable: &Variable| (variable.name.clone(), variable.value.at(tree));
+    let mut env: Vec<(String, String)> = forced.into_iter().map(at).collect();
+    env.extend(binary.env.iter().map(|(name, value)| (name.clone(), value.at(tree))));
+    let folders: Vec<String> = folders.into_iter().chain(config.library_path.clone()).collect();
+    env.push((LIBRARY_PATH.to_owned(), folders.join(":")));
+    env.extend(config.env.iter().cloned());
+    Invocation {
+        program: PathBuf::from(binary.path.at(tree)),
+        args,
+        cwd: PathBuf::from(binary.cwd.at(tree)),
+        env,
+        env_defaults: defaults.into_iter().map(at).collect(),
+        stdin: Vec::new(),
+    }
+}
 
 pub(super) struct CargoTest {
     config: Arc<CargoConfig>,
@@ -59,12 +87,6 @@ impl TestProcess for CargoTest {
         };
         let program = PathBuf::from(binary.path.at(&self.tree));
         self.verified.expect(&program, &binary.digest)?;
-        let mut env: Vec<(String, String)> =
-            binary.env.iter().map(|(name, value)| (name.clone(), value.at(&self.tree))).collect();
-        let folders = self.prepared.library_path.iter().map(|place| place.at(&self.tree));
-        let folders: Vec<String> = folders.chain(self.config.library_path.clone()).collect();
-        env.push((LIBRARY_PATH.to_owned(), folders.join(":")));
-        env.extend(self.config.env.iter().cloned());
         let mut args = match split(test).1 {
             Some(path) => vec!["--exact".to_owned(), path.to_owned(), "--nocapture".to_owned()],
             None => Vec::new(),
@@ -72,13 +94,9 @@ impl TestProcess for CargoTest {
         let log = binary.logs.then(Log::new).transpose()?;
         args.extend(log.iter().flat_map(Log::args));
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = log;
-        Ok(Invocation {
-            program,
-            args,
-            cwd: PathBuf::from(binary.cwd.at(&self.tree)),
-            env,
-            stdin: Vec::new(),
-        })
+        let folders = self.prepared.library_path.iter().map(|place| place.at(&self.tree)).collect();
+        let variables = &self.prepared.variables;
+        Ok(invocation(&self.config, &self.tree, binary, args, folders, variables))
     }
 
     fn known(&self, test: &str, now: Time) -> Option<Record> {

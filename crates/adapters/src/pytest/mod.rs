@@ -102,6 +102,7 @@ impl PytestConfig {
             args: vec!["-c".to_owned(), BOOTSTRAP.to_owned()],
             cwd: tree.to_owned(),
             env,
+            env_defaults: Vec::new(),
             stdin: Vec::new(),
         }
     }

@@ -78,14 +78,16 @@ fn cargo_is_recognised_and_exit_0_inside_a_test_is_no_pass() {
         (
             "src/lib.rs",
             "#[test]\nfn apple() {}\n#[test]\nfn pear() { panic!(\"rotten\") }\n\
-             #[test]\nfn plum() { std::process::exit(0) }\n#[test]\n#[ignore]\nfn quince() {}\n",
+             #[test]\nfn plum() { std::process::exit(0) }\n#[test]\n#[ignore]\nfn quince() {}\n\
+             #[test]\nfn raisin() { assert_eq!(std::env::var(\"KIND\").unwrap(), \"dried\") }\n",
         ),
+        (".cargo/config.toml", "[env]\nKIND = \"dried\"\n"),
     ]);
     let ended = project.regatta(&["run"]).expect(1);
     assert!(ended.stdout.contains("rotten"), "{}", ended.stdout);
     let verdicts = project.verdicts();
     let ends: Vec<&str> = verdicts.iter().map(|text| text.rsplit(['$', ':', ' ']).next().unwrap()).collect();
-    assert_eq!(ends[..3], ["passed", "failed", "failed"], "{verdicts:?}");
+    assert_eq!(ends, ["passed", "failed", "failed", "skipped", "passed"], "{verdicts:?}");
 }
 
 const REBUILDS: &str = r#"

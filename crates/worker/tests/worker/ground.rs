@@ -220,7 +220,8 @@ fn outcome(exit: Exit) -> Outcome {
 
 fn shell(tree: &Path, script: &str) -> Invocation {
     let args = ["-c", script].map(str::to_owned).into();
-    Invocation { program: "sh".into(), args, cwd: tree.into(), env: Vec::new(), stdin: Vec::new() }
+    let (env, env_defaults, stdin) = (Vec::new(), Vec::new(), Vec::new());
+    Invocation { program: "sh".into(), args, cwd: tree.into(), env, env_defaults, stdin }
 }
 
 /// Each test is its own script.
