@@ -102,17 +102,41 @@ impl Session {
 
     /// Waits for what happens next.
     pub fn wait(&mut self, cancel: &Cancel, deadline: Option<Instant>) -> Event {
+        self.next(cancel, None, deadline).unwrap_or(Event::Cancelled)
+    }
+
+    /// The same while it is wanted: none as soon as `unwanted` is used and no line waits.
+    pub fn wait_while_wanted(
+        &mut self,
+        cancel: &Cancel,
+        unwanted: &Cancel,
+        deadline: Option<Instant>,
+    ) -> Option<Event> {
+        self.next(cancel, Some(unwanted), deadline)
+    }
+
+    /// The next event; none when there is an `unwanted` and it was used.
+    fn next(
+        &mut self,
+        cancel: &Cancel,
+        unwanted: Option<&Cancel>,
+        deadline: Option<Instant>,
+    ) -> Option<Event> {
         loop {
             match self.lines.next() {
-                Some(Ok(line)) => return Event::Line(line),
-                Some(Err(())) => return Event::TooLong,
-                None if self.ended => return Event::Ended,
+                Some(Ok(line)) => return Some(Event::Line(line)),
+                Some(Err(())) => return Some(Event::TooLong),
+                None if self.ended => return Some(Event::Ended),
                 None => {}
+            }
+            if unwanted.is_some_and(Cancel::is_killed) {
+                return None;
             }
             let record = self.record.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::POLLIN));
             let request = self.request.as_ref().filter(|_| !self.outbox.is_empty());
             let request = request.map(|pipe| (pipe.as_fd(), PollFlags::POLLOUT));
-            let extra: Vec<Extra<'_>> = record.into_iter().chain(request).collect();
+            let unwanted = unwanted.map(|unwanted| (unwanted.fd(), PollFlags::POLLIN));
+            let extra: Vec<Extra<'_>> = record.into_iter().chain(request).chain(unwanted).collect();
             match self.process.wait(Some(cancel), &extra, deadline) {
                 Wake::Extra => {
                     self.read();
@@ -122,8 +146,8 @@ impl Session {
                     self.read();
                     self.ended = true;
                 }
-                Wake::Cancelled => return Event::Cancelled,
-                Wake::Deadline => return Event::DeadlinePassed,
+                Wake::Cancelled => return Some(Event::Cancelled),
+                Wake::Deadline => return Some(Event::DeadlinePassed),
             }
         }
     }

@@ -124,8 +124,8 @@ impl BatchTask {
         let Some(adapter) = self.inner.adapters.get(&order.suite).map(Arc::clone) else {
             return BatchEnd::Faulted(self.unknown(&order.suite));
         };
-        match Cancel::new() {
-            Ok(cancel) => self.tell(context, order, adapter, KillOnDrop(cancel), worker).await,
+        match Cancel::new().and_then(|cancel| Ok((KillOnDrop(cancel), Cancel::new()?))) {
+            Ok((cancel, unwanted)) => self.tell(context, order, adapter, cancel, unwanted, worker).await,
             Err(error) => BatchEnd::Faulted(cannot_run(chain(&error))),
         }
     }
@@ -141,14 +141,20 @@ impl BatchTask {
         order: BatchOrder,
         adapter: Arc<dyn Adapter>,
         cancel: KillOnDrop,
+        unwanted: Cancel,
         worker: &WorkerName,
     ) -> BatchEnd {
         let outbox = Arc::new(Outbox::default());
         let mut lease = Lease::new(Instant::now(), Duration::from_millis(order.beat_ms));
         let mut voice = Voice { context, lease: order.lease, worker: worker.clone(), unconfirmed: None };
-        let unwanted = voice.context.unwanted();
-        let assignment =
-            Assignment { order, adapter, cancel: cancel.0.clone(), unwanted, outbox: Arc::clone(&outbox) };
+        let revoked = voice.context.unwanted();
+        let assignment = Assignment {
+            order,
+            adapter,
+            cancel: cancel.0.clone(),
+            unwanted: unwanted.clone(),
+            outbox: Arc::clone(&outbox),
+        };
         let mut end = pin!(self.inner.pool.run(assignment).fuse());
         let mut publishing = OptionFuture::from(None);
         loop {
@@ -160,6 +166,10 @@ impl BatchTask {
                     voice.told(told)
                 }
                 end = &mut end => Input::Ended(end),
+                () = revoked.cancelled(), if !unwanted.is_killed() => {
+                    unwanted.kill();
+                    Input::Tick
+                }
                 () = outbox.rung() => Input::Tick,
                 () = wake => Input::Tick,
             };

@@ -14,12 +14,11 @@ use regatta_model::{
     TeardownFailed, Token, WorkerName,
 };
 use regatta_sandbox::{Cancel, Fence, SandboxError};
-use tokio_util::sync::CancellationToken;
 
 use crate::execute::{execute, time};
 use crate::gate::Gate;
 use crate::outbox::Outbox;
-use crate::warm::Warm;
+use crate::warm::{Failed, Warm};
 
 /// How many suites a slot keeps runners of, the last used ones. A warm process takes memory while it waits.
 pub(crate) const RUNNERS_MAX: usize = 4;
@@ -55,7 +54,7 @@ pub(crate) struct Assignment {
     pub(crate) adapter: Arc<dyn Adapter>,
     pub(crate) cancel: Cancel,
     /// Fires when no further test of the batch shall begin.
-    pub(crate) unwanted: CancellationToken,
+    pub(crate) unwanted: Cancel,
     pub(crate) outbox: Arc<Outbox>,
 }
 
@@ -105,7 +104,7 @@ pub(crate) struct Slot {
 pub(crate) struct Sink<'a> {
     outbox: &'a Outbox,
     cancel: &'a Cancel,
-    unwanted: &'a CancellationToken,
+    unwanted: &'a Cancel,
 }
 
 impl Sink<'_> {
@@ -117,9 +116,13 @@ impl Sink<'_> {
         self.cancel
     }
 
+    pub(crate) fn unwanted(&self) -> &Cancel {
+        self.unwanted
+    }
+
     /// Whether no further test shall begin. One that runs may end.
     pub(crate) fn is_over(&self) -> bool {
-        self.cancel.is_killed() || self.unwanted.is_cancelled()
+        self.cancel.is_killed() || self.unwanted.is_killed()
     }
 }
 
@@ -153,12 +156,17 @@ impl Slot {
     fn finish(&mut self, hands: Vec<Kept>) {
         for Kept { key, hand, .. } in hands {
             let Hand::Warm(mut warm) = hand else { continue };
-            let Some((message, output)) = warm.finish(&self.ground.kill) else { continue };
-            let (suite, worker) = (key.suite, self.ground.worker.clone());
-            tracing::error!(%worker, %suite, run = %key.run, message, "a suite's process did not end in good order");
-            if self.failed.len() < FAILED_MAX {
-                self.failed.push(TeardownFailed { suite, worker, message, output });
+            if let Some(failed) = warm.finish(&self.ground.kill) {
+                self.note(&key, failed);
             }
+        }
+    }
+
+    fn note(&mut self, key: &RunnerKey, (message, output): Failed) {
+        let (suite, worker) = (key.suite.clone(), self.ground.worker.clone());
+        tracing::error!(%worker, %suite, run = %key.run, message, "a suite's process did not end in good order");
+        if self.failed.len() < FAILED_MAX {
+            self.failed.push(TeardownFailed { suite, worker, message, output });
         }
     }
 
@@ -185,7 +193,13 @@ impl Slot {
         let fence = Fence { timeout, ..self.ground.fence.clone() };
         let end = match &mut hand {
             Hand::Each(runner) => run_each(runner.as_ref(), &assignment.order.items, &fence, &sink),
-            Hand::Warm(warm) => warm.run(&assignment.order.items, &fence, &sink),
+            Hand::Warm(warm) => {
+                let end = warm.run(&assignment.order.items, &fence, &sink);
+                if let Some(failed) = warm.take_failed() {
+                    self.note(&key, failed);
+                }
+                end
+            }
         };
         self.keep(key, hand);
         if assignment.cancel.is_killed() { BatchEnd::Cancelled } else { end }

@@ -24,7 +24,12 @@ pub(crate) struct Warm {
     /// Held while the process is one that was started ahead and that no batch has met yet.
     ahead: Option<Pass>,
     gate: Arc<Gate>,
+    /// What went wrong as the last batch's process, which was stopped in its midst, took down what its tests shared.
+    failed: Option<Failed>,
 }
+
+/// A message, and what was printed.
+pub(crate) type Failed = (String, Output);
 
 /// How long a process may take to take down what its tests shared, and to end.
 const TEARDOWN_MAX: Duration = Duration::from_secs(60);
@@ -43,8 +48,10 @@ enum Had {
 enum Parted {
     /// It did all that it was asked for.
     Done,
-    /// The batch was cancelled.
+    /// The batch was cancelled, and nothing is to be taken down.
     Cancelled,
+    /// No further test was wanted: it is to end in good order.
+    Stopped(Leaving),
     /// It is gone.
     Gone {
         how: Why,
@@ -57,9 +64,89 @@ enum Parted {
     },
 }
 
+/// A process on its way to its end.
+struct Leaving {
+    /// When it must be over.
+    deadline: Instant,
+    /// What it said of its teardown, so far.
+    said: Option<Option<String>>,
+}
+
+impl Leaving {
+    fn now() -> Self {
+        Self { deadline: Instant::now() + TEARDOWN_MAX, said: None }
+    }
+}
+
+/// What is known of a process while it works on a request.
+struct Watch {
+    /// Whether it has ever said that it can take requests.
+    ready: bool,
+    /// Whether it has done anything that it may have to take down.
+    has_worked: bool,
+    /// When the test began that runs.
+    test: Option<(SystemTime, Instant)>,
+    /// The limit of a test.
+    timeout: Duration,
+    /// When it must have said something.
+    deadline: Instant,
+    /// Since no further test is wanted.
+    leaving: Option<Leaving>,
+}
+
+impl Watch {
+    fn new(fresh: bool, timeout: Duration) -> Self {
+        let deadline = Instant::now() + timeout + SILENCE_MAX;
+        Self { ready: !fresh, has_worked: !fresh, test: None, timeout, deadline, leaving: None }
+    }
+
+    fn heard(&mut self, fact: &WarmFact) {
+        self.has_worked |= !matches!(fact, WarmFact::Ready);
+        match (fact, &mut self.leaving) {
+            (WarmFact::Ready, _) => self.ready = true,
+            (WarmFact::Started { .. }, _) => self.test = Some((SystemTime::now(), Instant::now())),
+            (WarmFact::Finished { .. }, leaving) => {
+                self.test = None;
+                // From here on it takes down.
+                *leaving = leaving.as_ref().map(|_| Leaving::now());
+            }
+            (WarmFact::TornDown { error }, Some(leaving)) => leaving.said = Some(error.clone()),
+            (
+                WarmFact::Collected { .. }
+                | WarmFact::UnitFinished { .. }
+                | WarmFact::TornDown { .. }
+                | WarmFact::RequestDone,
+                _,
+            ) => {}
+        }
+        let silence = if self.test.is_some() { Duration::ZERO } else { SILENCE_MAX };
+        self.deadline = Instant::now() + self.timeout + silence;
+    }
+
+    fn deadline(&self) -> Instant {
+        match &self.leaving {
+            Some(leaving) if self.test.is_none() => leaving.deadline,
+            _ => self.deadline,
+        }
+    }
+
+    /// It is gone, or has to go. One that was to end, and had no test in hand, is judged by how it ended.
+    fn gone(self, how: Why, reason: Option<String>) -> Parted {
+        match self.leaving {
+            Some(leaving) if self.test.is_none() && reason.is_none() => Parted::Stopped(leaving),
+            _ => Parted::Gone { how, ready: self.ready, test: self.test, reason },
+        }
+    }
+}
+
 impl Warm {
     pub(crate) fn new(warm: Box<dyn WarmSession>, gate: Arc<Gate>) -> Self {
-        Self { warm, session: None, ahead: None, gate }
+        Self { warm, session: None, ahead: None, gate, failed: None }
+    }
+
+    /// What went wrong as the last batch was stopped.
+    pub(crate) fn take_failed(&mut self) -> Option<Failed> {
+        self.failed.take()
     }
 
     /// Starts the process before there is a batch, unless too many are starting.
@@ -75,17 +162,24 @@ impl Warm {
         }
     }
 
-    /// Ends the process in good order, unless `cancel` fires. Gives what went wrong, as a message and what was printed.
-    pub(crate) fn finish(&mut self, cancel: &Cancel) -> Option<(String, Output)> {
+    /// Ends the process in good order, unless `cancel` fires. Gives what went wrong.
+    pub(crate) fn finish(&mut self, cancel: &Cancel) -> Option<Failed> {
         // One that no batch has met has nothing to take down.
-        let unused = self.ahead.take().is_some();
-        let mut session = self.session.take().filter(|_| !unused)?;
+        if self.ahead.take().is_some() {
+            self.session = None;
+        }
+        let session = self.session.as_mut()?;
         session.forget_output();
         session.no_more_requests();
-        let deadline = Instant::now() + TEARDOWN_MAX;
-        let mut said = None;
+        self.leave(cancel, Leaving::now())
+    }
+
+    /// Waits for the end of a process that knows that there are no more requests.
+    fn leave(&mut self, cancel: &Cancel, leaving: Leaving) -> Option<Failed> {
+        let mut session = self.session.take()?;
+        let mut said = leaving.said;
         let why = loop {
-            match session.wait(cancel, Some(deadline)) {
+            match session.wait(cancel, Some(leaving.deadline)) {
                 Event::Line(line) => match self.warm.record(&line) {
                     Ok(facts) => {
                         let torn_down = facts.into_iter().find_map(|fact| match fact {
@@ -137,6 +231,12 @@ impl Warm {
                     self.end(Why::Cancelled);
                     return BatchEnd::Cancelled;
                 }
+                Ok(Parted::Stopped(leaving)) => {
+                    self.failed = self.leave(sink.cancel(), leaving);
+                    let (open, facts) = asking.request();
+                    facts.into_iter().for_each(|fact| sink.say(fact));
+                    return if open.is_empty() { BatchEnd::Done } else { BatchEnd::Cancelled };
+                }
                 Ok(Parted::Gone { how, ready, test, reason }) => {
                     let Some(ended) = self.end(how) else { return BatchEnd::Done };
                     if !ready {
@@ -187,46 +287,51 @@ impl Warm {
             session.forget_output();
         }
         session.send(&line);
-        let mut ready = !fresh;
-        let mut test = None;
-        let mut deadline = Instant::now() + fence.timeout + SILENCE_MAX;
+        let mut watch = Watch::new(fresh, fence.timeout);
         loop {
-            let gone = |how, reason| Ok(Parted::Gone { how, ready, test, reason });
-            let line = match session.wait(sink.cancel(), Some(deadline)) {
+            let deadline = Some(watch.deadline());
+            let event = match watch.leaving {
+                Some(_) => session.wait(sink.cancel(), deadline),
+                None => match session.wait_while_wanted(sink.cancel(), sink.unwanted(), deadline) {
+                    Some(event) => event,
+                    None if !watch.has_worked => return Ok(Parted::Cancelled),
+                    None => {
+                        // The test that runs is its last: it looks at its requests before each.
+                        session.no_more_requests();
+                        watch.leaving = Some(Leaving::now());
+                        continue;
+                    }
+                },
+            };
+            let line = match event {
                 Event::Line(line) => line,
-                Event::Ended => return gone(Why::Ended, None),
-                Event::DeadlinePassed => return gone(Why::TimedOut, None),
+                Event::Ended => return Ok(watch.gone(Why::Ended, None)),
+                Event::DeadlinePassed => return Ok(watch.gone(Why::TimedOut, None)),
                 Event::Cancelled => return Ok(Parted::Cancelled),
                 Event::TooLong => {
-                    return gone(Why::Cancelled, Some("its process sent an endless record".into()));
+                    let reason = "its process sent an endless record".to_owned();
+                    return Ok(watch.gone(Why::Cancelled, Some(reason)));
                 }
             };
             let facts = match warm.record(&line) {
                 Ok(facts) => facts,
-                Err(error) => return gone(Why::Cancelled, Some(error.to_string())),
+                Err(error) => return Ok(watch.gone(Why::Cancelled, Some(error.to_string()))),
             };
             for fact in facts {
                 if !matches!(fact, WarmFact::Ready) {
                     drop(starting.take());
                 }
-                match &fact {
-                    WarmFact::Ready => ready = true,
-                    WarmFact::RequestDone => return Ok(Parted::Done),
-                    WarmFact::Started { .. } => test = Some((SystemTime::now(), Instant::now())),
-                    WarmFact::Finished { .. } => {
-                        session.forget_output();
-                        test = None;
-                    }
-                    WarmFact::Collected { .. }
-                    | WarmFact::UnitFinished { .. }
-                    | WarmFact::TornDown { .. } => {}
+                if matches!(fact, WarmFact::Finished { .. }) {
+                    session.forget_output();
                 }
-                let silence = if test.is_some() { Duration::ZERO } else { SILENCE_MAX };
-                deadline = Instant::now() + fence.timeout + silence;
+                watch.heard(&fact);
+                if watch.leaving.is_none() && matches!(fact, WarmFact::RequestDone) {
+                    return Ok(Parted::Done);
+                }
                 asking.heard(fact).into_iter().for_each(|fact| sink.say(fact));
             }
-            if test.is_none() && sink.is_over() {
-                return Ok(Parted::Cancelled);
+            if let Some(leaving) = watch.leaving.take_if(|leaving| leaving.said.is_some()) {
+                return Ok(Parted::Stopped(leaving));
             }
         }
     }

@@ -54,9 +54,9 @@ def first_line(text):
 class Channel:
     """The two pipes. A process that a test forked must not speak on them."""
 
-    def __init__(self, requests, records, write=os.write, dumps=json.dumps, getpid=os.getpid):
+    def __init__(self, requests, records, write=os.write, dumps=json.dumps, getpid=os.getpid, select=select.select):
         # Bound early: a test may patch the modules that they come from.
-        self._write, self._dumps, self._getpid = write, dumps, getpid
+        self._write, self._dumps, self._getpid, self._select = write, dumps, getpid, select
         self._owner = getpid()
         self._records = self._private(records)
         self._requests = os.fdopen(self._private(requests), "rb")
@@ -76,7 +76,11 @@ class Channel:
             line = line[self._write(self._records, line) :]
 
     def is_idle(self):
-        return not select.select([self._requests], [], [], 0)[0]
+        return not self._select([self._requests], [], [], 0)[0]
+
+    def is_closed(self):
+        """Whether there will be no more requests. To be asked while one is answered: then no other waits."""
+        return not self.is_idle() and not self._requests.peek(1)
 
     def requests(self):
         for line in iter(self._requests.readline, b""):
@@ -340,7 +344,8 @@ class Regatta:
         self.channel.say({"k": "ready"})
         self.look_ahead(session)
         for request in self.channel.requests():
-            self.answer(session, request["items"])
+            if not self.answer(session, request["items"]):
+                break
             self.channel.say({"k": "done"})
         self.tear_down_all(session)
         return True
@@ -403,21 +408,26 @@ class Regatta:
             seen.clear()
 
     def answer(self, session, wanted):
-        """Runs what is asked for, file by file in the order in which files are first named."""
+        """Runs what is asked for, file by file in the order in which files are first named, and says whether all was
+        run: when nobody asks any more, what runs is the last."""
         files = {}
         for kind, name in wanted:
             file = files.setdefault(name.split("::")[0] if kind == "test" else name, [])
             file.append((kind, name))
         files = list(files.items())
         for position, (file, items) in enumerate(files):
+            if self.channel.is_closed():
+                return False
             unit = self.collect(session, file)
             names = self.announce(unit, items)
             following = files[position + 1][0] if position + 1 < len(files) else None
-            self.run(session, unit, names, following)
+            if not self.run(session, unit, names, following):
+                return False
             for kind, name in items:
                 if kind == "unit":
                     self.channel.say({"k": "unit_done", "unit": name})
             self.forget_reports(session)
+        return True
 
     def announce(self, unit, items):
         whole = any(kind == "unit" for kind, _ in items)
@@ -484,7 +494,10 @@ class Regatta:
         if items:
             self.before = self.tear_down_to(session, items[0])
         for item, follower in zip(items, [*items[1:], after]):
+            if self.fold is None and self.channel.is_closed():
+                return False
             self.run_item(session, item, follower)
+        return True
 
     def run_item(self, session, item, follower):
         name = clean(item.nodeid)

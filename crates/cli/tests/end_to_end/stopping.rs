@@ -26,22 +26,84 @@ fn the_first_signal_lets_what_runs_end_and_hands_out_no_more() {
     assert!(verdicts[0].ends_with("passed") && verdicts[1].ends_with("unjudged"), "{verdicts:?}");
 }
 
+/// Fixtures that say when they are taken down, and a test's last words: `until_nobody_asks` ends when the worker has
+/// closed the pipe on which its process reads requests (the plugin's descriptors begin at 200).
+const SHARING: &str = "
+import os, pathlib, select, stat
+import pytest
+
+def say(word):
+    with open('down', 'a') as down:
+        down.write(word + ' ')
+
+@pytest.fixture(scope='session', autouse=True)
+def session():
+    yield
+    say('session')
+    assert not pathlib.Path('stuck').exists(), 'it is stuck'
+
+@pytest.fixture(scope='module', autouse=True)
+def module():
+    yield
+    say('module')
+
+@pytest.fixture
+def until_nobody_asks():
+    poll = select.poll()
+    for fd in range(200, 300):
+        try:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                poll.register(fd, 0)
+        except OSError:
+            pass
+    def wait():
+        while not any(flags & select.POLLHUP for _, flags in poll.poll()):
+            pass
+    return wait
+";
+
 #[test]
-fn the_first_signal_stops_a_batch_after_the_test_that_runs() {
-    let wait =
-        "import os, time\n\ndef wait():\n    while not os.path.exists('go'):\n        time.sleep(0.05)\n";
-    let tests = "from wait import wait\n\ndef test_a(): wait()\ndef test_b(): wait()\ndef test_c(): wait()\n";
-    let project = Project::new(&[("wait.py", wait), ("test_it.py", tests), ("pytest.ini", "[pytest]\n")]);
-    let mut run = Running::start(project.python_command(&["run", "-j", "1", "--format", "json"]));
-    run.wait_for("\"attempt_started\"");
-    run.signal(Signal::SIGINT);
-    run.wait_for("\"cancelled\"");
-    project.write("go", "");
-    run.wait().expect(130);
-    assert_eq!(
-        project.verdicts(),
-        ["test_it.py::test_a passed", "test_it.py::test_b unjudged", "test_it.py::test_c unjudged"]
-    );
+fn the_first_signal_stops_a_batch_after_the_test_that_runs_and_takes_down_what_it_shared() {
+    let tests = "import os\n\ndef run(wait):\n    if os.path.exists('waiting'): wait()\n
+def test_a(until_nobody_asks): run(until_nobody_asks)
+def test_b(until_nobody_asks): run(until_nobody_asks)
+def test_c(until_nobody_asks): run(until_nobody_asks)
+";
+    // A run asks for a whole file, or for the tests that an earlier run found in it.
+    for remembered in [false, true] {
+        let project = Project::new(&[("conftest.py", SHARING), ("test_it.py", tests)]);
+        let down = project.path().join("down");
+        if remembered {
+            project.python(&["run", "-j", "1"]).expect(0);
+            std::fs::remove_file(&down).unwrap();
+        }
+        project.write("waiting", "");
+        let mut run = Running::start(project.python_command(&["run", "-j", "1", "--format", "json"]));
+        run.wait_for("\"attempt_started\"");
+        run.signal(Signal::SIGINT);
+        run.wait().expect(130);
+        let verdicts = project.verdicts().join(" ");
+        assert_eq!(verdicts.matches(" passed").count(), 1, "{verdicts}");
+        assert_eq!(verdicts.matches(" unjudged").count(), 2, "{verdicts}");
+        assert_eq!(std::fs::read_to_string(&down).unwrap(), "module session ");
+        assert_eq!(project.facts("teardown_failed").len(), 0);
+    }
+}
+
+#[test]
+fn a_run_that_stops_at_the_first_failure_takes_down_what_was_shared_and_says_what_went_wrong() {
+    let tests =
+        "def test_a(): assert 0\ndef test_b(until_nobody_asks): until_nobody_asks()\ndef test_c(): pass\n";
+    let project = Project::new(&[("conftest.py", SHARING), ("test_it.py", tests), ("stuck", "")]);
+    let ended = project.python(&["run", "-j", "1", "--fail-fast"]).expect(1);
+    let verdicts = project.verdicts();
+    // Whether another one had begun when the failure was known is a matter of microseconds.
+    let second = ["test_it.py::test_b passed", "test_it.py::test_b unjudged"];
+    assert!(second.contains(&verdicts[1].as_str()), "{verdicts:?}");
+    assert_eq!([&verdicts[0], &verdicts[2]], ["test_it.py::test_a failed", "test_it.py::test_c unjudged"]);
+    assert_eq!(std::fs::read_to_string(project.path().join("down")).unwrap(), "module session ");
+    assert!(ended.stdout.contains("AssertionError: it is stuck"), "{}", ended.stdout);
+    assert_eq!(project.facts("teardown_failed").len(), 1);
 }
 
 #[test]
