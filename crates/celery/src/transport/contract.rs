@@ -54,6 +54,7 @@ on_both!(
     a_queue_that_is_not_there_is_an_error_but_its_deletion_is_none,
     a_queue_is_declared_the_same_way_each_time,
     an_exclusive_consumer_is_alone,
+    a_closed_broker_ends_its_consumers,
 );
 
 async fn rabbitmq_broker() -> Broker {
@@ -401,4 +402,16 @@ async fn an_exclusive_consumer_is_alone(broker: Broker) {
         let error = broker.consume(refused).await.unwrap_err();
         assert!(error.is_access_refused() && error.to_string().contains(&queue), "{error}");
     }
+}
+
+async fn a_closed_broker_ends_its_consumers(broker: Broker) {
+    let queue = declared(&broker, Queue::celery(&unique("q"))).await;
+    put(&broker, &queue, &["x"]).await;
+    let mut reads = broker.consume(spec(&queue, 1)).await.unwrap();
+    let held = next(&mut reads).await;
+    let mut waits = broker.consume(spec(&queue, 1)).await.unwrap();
+    let (ended, ()) = tokio::join!(waits.next(), broker.close());
+    assert!(ended.is_none() && reads.next().await.is_none());
+    assert!(waits.next().await.is_none(), "whoever asks once more gets the same answer");
+    drop(held);
 }

@@ -209,10 +209,11 @@ impl Broker {
         }
     }
 
-    /// Closes the connections. What is unsettled goes back to its queue.
+    /// Closes the connections, for all clones: consumers end, and with them workers and the waiting of handles. What is
+    /// unsettled goes back to its queue.
     pub async fn close(&self) {
         match &self.kind {
-            Kind::Embedded(_) => {}
+            Kind::Embedded(hub) => hub.close(),
             Kind::Amqp(amqp) => amqp.close().await,
         }
     }

@@ -42,8 +42,12 @@ impl Running {
         Self { quiet, kill, join }
     }
 
-    pub(crate) async fn end(mut self) -> WorkerEnd {
-        (&mut self.join).await.unwrap().unwrap()
+    pub(crate) async fn end(self) -> WorkerEnd {
+        self.result().await.unwrap()
+    }
+
+    pub(crate) async fn result(mut self) -> Result<WorkerEnd, WorkerError> {
+        (&mut self.join).await.unwrap()
     }
 
     pub(crate) async fn quiet(self) -> WorkerEnd {

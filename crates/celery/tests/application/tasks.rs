@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::{client, on_both_brokers, options, start};
 use regatta_celery::transport::Broker;
 use regatta_celery::{
-    App, Context, Prefetch, Retry, Task, TaskError, TaskFailure, TaskOptions, Update, WorkerEnd,
+    App, Context, Prefetch, Retry, Task, TaskError, TaskFailure, TaskOptions, Update, WorkerEnd, WorkerError,
 };
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ on_both_brokers! {
     an_ignored_result_isnt_sent
     quiet_finishes_what_runs_and_leaves_the_rest
     kill_gives_back_what_runs
+    a_closed_broker_ends_workers_and_the_waiting_for_results
     blocking_handlers_dont_stop_the_others
 }
 
@@ -355,6 +356,20 @@ async fn kill_gives_back_what_runs(broker: Broker) {
     may_end.add_permits(1);
     let _next = start(&app, &broker, options("killed")).await;
     assert!(handle.get::<bool>().await.unwrap().value, "it is delivered again");
+}
+
+async fn a_closed_broker_ends_workers_and_the_waiting_for_results(broker: Broker) {
+    let (app, runs, may_end) = gated();
+    let worker = start(&app, &broker, options("closed")).await;
+    let client = client(&broker).await;
+    let mut handle = client.send(Task::new("gated").queue("closed")).await.unwrap();
+    runs.acquire().await.unwrap().forget();
+    broker.close().await;
+    let failure = handle.get::<bool>().await.unwrap_err();
+    assert!(matches!(failure, TaskFailure::Closed { .. }), "{failure}");
+    may_end.add_permits(1);
+    let error = worker.result().await.unwrap_err();
+    assert!(matches!(error, WorkerError::NothingToConsume { .. }), "{error}");
 }
 
 async fn blocking_handlers_dont_stop_the_others(broker: Broker) {

@@ -45,7 +45,8 @@ impl Subscription {
     pub(super) async fn open(amqp: &Arc<Amqp>, spec: Consume) -> Result<Self, TransportError> {
         let session = amqp.session("a consumer").await?;
         let first = Stream::open(&session, &spec).await?;
-        let cancelled = CancellationToken::new();
+        // The broker's close is a cancellation of all its consumers.
+        let cancelled = amqp.closed.child_token();
         let source = Source {
             amqp: Arc::downgrade(amqp),
             queue: spec.queue.as_str().into(),
@@ -59,7 +60,7 @@ impl Subscription {
             let incoming = source.next().await?;
             Some((incoming, source))
         });
-        Ok(Self { incoming: incoming.boxed(), cancelled })
+        Ok(Self { incoming: incoming.fuse().boxed(), cancelled })
     }
 
     pub(in super::super) fn cancel(&self) {
@@ -163,6 +164,10 @@ impl Source {
             let received = tokio::select! {
                 biased;
                 () = self.cancelled.cancelled(), if !self.ending => {
+                    // What the channel still holds goes back with it.
+                    if self.amqp.upgrade().is_none_or(|amqp| amqp.closed.is_cancelled()) {
+                        return None;
+                    }
                     self.ending = true;
                     current.cancel().await;
                     continue;

@@ -95,6 +95,11 @@ impl Hub {
         self.change(|model, now| model.publish(now, publishing))
     }
 
+    /// Ends all consumers.
+    pub(super) fn close(self: &Arc<Self>) {
+        self.change(|model, now| model.cancel_all(now));
+    }
+
     pub(super) fn consume(self: &Arc<Self>, spec: &Consume) -> Result<Consumer, TransportError> {
         let inbox = Arc::new(Inbox::default());
         let no_ack = spec.no_ack;

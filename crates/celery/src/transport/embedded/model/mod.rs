@@ -291,6 +291,14 @@ impl Model {
         }
     }
 
+    /// Nobody wants anything more.
+    pub(super) fn cancel_all(&mut self, now: Instant) {
+        let all: Vec<u64> = self.consumers.keys().copied().collect();
+        for id in all {
+            self.cancel(now, id);
+        }
+    }
+
     /// A delivery that counts as settled when it is read was read.
     pub(super) fn taken(&mut self, now: Instant, consumer: u64, tag: u64) {
         self.unsettled.remove(&tag);
