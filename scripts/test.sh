@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/install.sh
+make --no-print-directory install
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

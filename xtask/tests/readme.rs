@@ -74,12 +74,18 @@ fn what_the_readme_leaves_to_other_tests_is_tested_there() {
             makefile.lines().any(|line| line.starts_with(&format!("{target}:"))),
             "the Makefile has no {target}"
         );
+        assert_eq!(target, "test", "{by}: whose scripts are read below");
+        let scripts = ["scripts/test.sh", "scripts/round.sh"].map(|script| {
+            std::fs::read_to_string(root.join(script)).unwrap_or_else(|error| panic!("{script}: {error}"))
+        });
         for shown in commands {
-            let known = shown.command.strip_prefix("make ").is_none_or(|used| {
-                let used = used.split(' ').next().unwrap_or_default();
-                makefile.lines().any(|line| line.starts_with(&format!("{used}:")))
-            });
-            assert!(known, "the Makefile has no target for `{}`", shown.command);
+            let used = shown.command.strip_prefix("make ").unwrap_or_else(|| panic!("`{}`", shown.command));
+            let runs = |line: &str| {
+                line.split_once("make ").is_some_and(|(_, rest)| {
+                    rest.split(|c: char| !c.is_alphanumeric() && c != '-').any(|word| word == used)
+                })
+            };
+            assert!(scripts.iter().flat_map(|script| script.lines()).any(runs), "`{by}` doesn't run {used}");
         }
     }
 }

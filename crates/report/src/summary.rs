@@ -214,7 +214,9 @@ impl<'a> Summary<'a> {
         }
         if cancelled + pending > 0 {
             self.out.push('\n');
-            self.line(&format!("{} tests were not run to their end.", cancelled + pending));
+            let open = cancelled + pending;
+            let tests = if open == 1 { "1 test was" } else { &format!("{open} tests were") };
+            self.line(&format!("{tests} not run to their end."));
         }
         for unit in &self.record.units_open {
             self.line(&format!("{} {} was not collected.", unit.suite, unit.name));
