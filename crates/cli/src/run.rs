@@ -4,6 +4,7 @@ mod recorder;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
         return Err(project.nothing_here());
     }
     let id = new_run_id();
-    let (state, folder) = open_folders(&project, &args, &id)?;
+    let (state, path) = place(&project, &args, &id)?;
     let store = open_store(&state);
     let known = store.as_ref().map(Store::knowledge).transpose().unwrap_or_else(|error| {
         tracing::error!(%error, "the run goes on without history");
@@ -88,8 +89,11 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let slots = args.workers.or(project.config.workers.map(u16::from)).map_or_else(cores, usize::from);
     let broker = match &url {
         None => Broker::embedded(),
-        Some(url) => connect(url, &args.broker, "regatta run").await?,
+        Some(url) => connect(url, &args.broker, "regatta run").await.inspect_err(|_| cancel.kill())?,
     };
+    // Not before: a run that can't start must not look like the newest, nor take an earlier one's files away.
+    let folder =
+        RunFolder::create(&path).map_err(|error| refused(&path, &error)).inspect_err(|_| cancel.kill())?;
     let face = Face::new(args.format, color, args.verbose, &known);
     let recorder = RefCell::new(Recorder::new(&folder, face).map_err(|error| unwritable(&folder, &error))?);
     let order = order(&project, &args, id, slots, url.as_ref(), known);
@@ -140,28 +144,21 @@ fn unwritable(folder: &RunFolder, error: &std::io::Error) -> CliError {
     CliError::from_error(Exit::Fault, text, error).hint("name another folder with --results DIR")
 }
 
-fn open_folders(
-    project: &Project,
-    args: &RunArgs,
-    id: &RunId,
-) -> Result<(Option<State>, RunFolder), CliError> {
-    let hint = "name a folder that can be written with --results DIR";
-    let refused = |path: String, error: &std::io::Error| {
-        CliError::from_error(Exit::Usage, format!("{path} can't be written"), error).hint(hint)
-    };
-    let state = State::open(&project.tree);
-    let (state, path) = match (state, &args.results) {
+fn refused(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::from_error(Exit::Usage, format!("{} can't be written", path.display()), error)
+        .hint("name a folder that can be written with --results DIR")
+}
+
+/// What the tree keeps, and where the run's files go.
+fn place(project: &Project, args: &RunArgs, id: &RunId) -> Result<(Option<State>, PathBuf), CliError> {
+    match (State::open(&project.tree), &args.results) {
         (Ok(state), None) => {
             let path = state.run_folder(id);
-            (Some(state), path)
+            Ok((Some(state), path))
         }
-        (state, Some(results)) => (state.ok(), results.clone()),
-        (Err(error), None) => {
-            return Err(refused(project.tree.join(".regatta").display().to_string(), &error));
-        }
-    };
-    let folder = RunFolder::create(&path).map_err(|error| refused(path.display().to_string(), &error))?;
-    Ok((state, folder))
+        (state, Some(results)) => Ok((state.ok(), results.clone())),
+        (Err(error), None) => Err(refused(&project.tree.join(".regatta"), &error)),
+    }
 }
 
 /// The history, if it can be used: a run is as good without it.

@@ -39,8 +39,12 @@ fn folder(args: &ShowArgs) -> Result<PathBuf, CliError> {
     if let Some(run) = &args.run {
         return Ok(state.run_folder(&RunId(run.clone())));
     }
-    let newest = state.runs().ok().and_then(|runs| runs.into_iter().next_back());
-    newest.map(|run| state.run_folder(&run)).ok_or_else(|| {
+    // A process that was killed before its first fact leaves a folder without any.
+    let has_facts =
+        |folder: &PathBuf| folder.join(EVENTS_FILE).metadata().is_ok_and(|ledger| ledger.len() > 0);
+    let runs = state.runs().unwrap_or_default();
+    let newest = runs.iter().rev().map(|run| state.run_folder(run)).find(has_facts);
+    newest.ok_or_else(|| {
         CliError::usage(format!("there are no runs in {}", args.tree.display())).hint("regatta run makes one")
     })
 }

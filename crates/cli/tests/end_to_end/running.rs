@@ -165,3 +165,20 @@ fn output_that_cannot_be_written_is_3_and_a_reader_that_left_is_nothing() {
     }
     assert_eq!(project.verdicts(), ["a passed"]);
 }
+
+#[test]
+fn a_run_that_could_not_start_leaves_nothing_and_takes_nothing_away() {
+    let project = Project::of_commands(&[("a", "true")]);
+    project.regatta(&["run", "--results", "results"]).expect(0);
+    project.regatta(&["run"]).expect(0);
+    let runs = || std::fs::read_dir(project.path().join(".regatta/runs")).unwrap().count();
+    let nobody = "amqp://127.0.0.1:1";
+    project.regatta(&["run", "--broker", nobody]).expect(3);
+    project.regatta(&["run", "--broker", nobody, "--results", "results"]).expect(3);
+    assert_eq!(runs(), 1);
+    project.regatta(&["show", "results"]).expect(0);
+    // What a process left that was killed before its first fact.
+    std::fs::create_dir_all(project.path().join(".regatta/runs/20991231-235959-empty")).unwrap();
+    let shown = project.regatta(&["show"]).expect(0);
+    assert!(shown.stdout.contains("1 test in"), "{}", shown.stdout);
+}
