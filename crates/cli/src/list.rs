@@ -25,7 +25,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
     let known = store.as_ref().and_then(|store| store.knowledge().ok()).unwrap_or_default();
     let cancel = Cancel::new().map_err(|error| CliError::from_error(Exit::Fault, "can't list", &error))?;
     let listing = Listing {
-        filter: Arc::new(project::filter(&args.selection, &known)?),
+        filter: Arc::new(project.filter(&args.selection, &known)?),
         store: Arc::new(Mutex::new(store)),
         fence: fence(
             project.config.list_timeout.unwrap_or(LIST_TIMEOUT),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use regatta_adapters::{
     Adapter, Cargo, CargoConfig, Commands, CommandsConfig, Framework, Pytest, PytestConfig, detect,
 };
-use regatta_model::{Knowledge, Route, SuiteOrder};
+use regatta_model::{Knowledge, Route, SuiteOrder, TestId};
 
 use crate::args::{Place, Selection};
 use crate::config::{Config, FILE, Kind, SuiteConfig};
@@ -86,23 +86,35 @@ impl Project {
         selection.is_filtered() || self.config.suite.is_empty()
     }
 
+    /// The filter of a command line.
+    pub(crate) fn filter(&self, selection: &Selection, known: &Knowledge) -> Result<Filter, CliError> {
+        let filter = Filter::new(selection.patterns.iter().chain(&selection.filter), &selection.exclude)?;
+        if !selection.failed {
+            return Ok(filter);
+        }
+        if known.tests.is_empty() {
+            return Err(CliError::new(
+                Exit::NoTests,
+                "no earlier run is known here, and no test that failed in it",
+            )
+            .hint("without --failed all tests are run"));
+        }
+        let here = |test: &TestId| self.suites.iter().any(|suite| suite.order.suite.name == test.suite);
+        let failed = known.tests.iter().filter(|(test, known)| known.failed_last && here(test));
+        let failed: HashSet<_> = failed.map(|(test, _)| test.clone()).collect();
+        if failed.is_empty() {
+            return Err(CliError::new(Exit::NoTests, "nothing failed last time")
+                .hint("without --failed all tests are run"));
+        }
+        Ok(filter.only(failed))
+    }
+
     /// What to say when there is nothing to run.
     pub(crate) fn nothing_here(&self) -> CliError {
         CliError::new(Exit::NoTests, format!("no tests were recognised in {}", self.tree.display()))
             .hint("pytest and Cargo projects are recognised; go to the project's folder or name it with -C")
             .hint(format!("for anything else, list commands in {FILE}: see docs/files.md"))
     }
-}
-
-/// The filter of a command line.
-pub(crate) fn filter(selection: &Selection, known: &Knowledge) -> Result<Filter, CliError> {
-    let filter = Filter::new(selection.patterns.iter().chain(&selection.filter), &selection.exclude)?;
-    if !selection.failed {
-        return Ok(filter);
-    }
-    let failed: HashSet<_> =
-        known.tests.iter().filter(|(_, known)| known.failed_last).map(|(test, _)| test.clone()).collect();
-    Ok(filter.only(failed))
 }
 
 fn recognised(tree: &Path, framework: Framework, trees: Trees) -> Suite {

@@ -76,7 +76,7 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let cancel =
         Cancel::new().map_err(|error| CliError::from_error(Exit::Fault, "the run can't start", &error))?;
     let listing = Listing {
-        filter: Arc::new(project::filter(&args.selection, &known)?),
+        filter: Arc::new(project.filter(&args.selection, &known)?),
         store: Arc::new(Mutex::new(store)),
         fence: fence(project.config.list_timeout.unwrap_or(LIST_TIMEOUT), base.clone()),
         cancel: cancel.clone(),

@@ -182,3 +182,23 @@ fn a_run_that_could_not_start_leaves_nothing_and_takes_nothing_away() {
     let shown = project.regatta(&["show"]).expect(0);
     assert!(shown.stdout.contains("1 test in"), "{}", shown.stdout);
 }
+
+#[test]
+fn nothing_that_failed_is_said_and_is_4() {
+    let project = Project::of_commands(&[("a", "true"), ("b", "test -e good")]);
+    for command in ["run", "list"] {
+        let ended = project.regatta(&[command, "--failed"]).expect(4);
+        assert!(ended.stderr.starts_with("error: no earlier run is known here"), "{}", ended.stderr);
+    }
+    project.regatta(&["run"]).expect(1);
+    assert_eq!(project.regatta(&["list", "--failed"]).expect(0).stdout, "smoke b\n");
+    project.write("good", "");
+    project.regatta(&["run", "--failed"]).expect(0);
+    for command in ["run", "list"] {
+        let ended = project.regatta(&[command, "--failed"]).expect(4);
+        assert_eq!(
+            ended.stderr,
+            "error: nothing failed last time\nhint: without --failed all tests are run\n"
+        );
+    }
+}
