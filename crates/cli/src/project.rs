@@ -88,7 +88,8 @@ impl Project {
 
     /// The filter of a command line.
     pub(crate) fn filter(&self, selection: &Selection, known: &Knowledge) -> Result<Filter, CliError> {
-        let filter = Filter::new(selection.patterns.iter().chain(&selection.filter), &selection.exclude)?;
+        let include: Vec<String> = self.spelled(selection.patterns.iter().chain(&selection.filter));
+        let filter = Filter::new(include.iter(), &self.spelled(&selection.exclude))?;
         if !selection.failed {
             return Ok(filter);
         }
@@ -107,6 +108,22 @@ impl Project {
                 .hint("without --failed all tests are run"));
         }
         Ok(filter.only(failed))
+    }
+
+    /// Patterns as they were typed, and where one begins as a path that a shell completes, as names begin too: `./tests`
+    /// and `/the/tree/tests` are `tests`.
+    fn spelled<'a>(&self, patterns: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+        let inside = |pattern: &String| {
+            if let Some(inside) = pattern.strip_prefix("./") {
+                return Some(inside.to_owned());
+            }
+            let (path, name) = pattern.split_at(pattern.find("::").unwrap_or(pattern.len()));
+            // The tree's path has no links in it; what is typed may have.
+            let path = Path::new(path);
+            let real = path.is_absolute().then(|| path.canonicalize().unwrap_or_else(|_| path.to_owned()))?;
+            Some(real.strip_prefix(&self.tree).ok()?.to_str()?.to_owned() + name)
+        };
+        patterns.into_iter().flat_map(|pattern| [Some(pattern.clone()), inside(pattern)]).flatten().collect()
     }
 
     /// What to say when there is nothing to run.

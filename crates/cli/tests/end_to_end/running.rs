@@ -202,3 +202,19 @@ fn nothing_that_failed_is_said_and_is_4() {
         );
     }
 }
+
+#[test]
+fn a_path_that_a_shell_completes_is_a_pattern() {
+    let project = Project::of_commands(&[("t/a::x", "true"), ("t/b::x", "true"), ("./own", "true")]);
+    project.write("t/a", "");
+    let absolute = project.path().join("t/a").display().to_string();
+    std::os::unix::fs::symlink(project.path(), project.path().join("link")).unwrap();
+    let through_link = project.path().join("link/t/a::x").display().to_string();
+    for pattern in ["./t/a", "./t/a::*", &absolute, &format!("{absolute}*"), &through_link] {
+        let listed = project.regatta(&["list", pattern]);
+        assert_eq!(listed.stdout, "smoke t/a::x\n", "{pattern}");
+    }
+    assert_eq!(project.regatta(&["list", "./own*"]).expect(0).stdout, "smoke ./own\n");
+    let others = project.regatta(&["list", "--exclude", "./t/a", "t/*"]).expect(0);
+    assert_eq!(others.stdout, "smoke t/b::x\n");
+}
