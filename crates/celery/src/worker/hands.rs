@@ -264,7 +264,7 @@ impl Hands {
         }
         self.log_end(execution, &State::Failure, Some(error), finished);
         self.event("task-failed", &execution.id, || exception_fields(error));
-        self.follow_failure(execution, error).await?;
+        self.follow_failure(execution, error).await;
         answered
     }
 
@@ -303,12 +303,12 @@ impl Hands {
         Ok(Ok(()))
     }
 
-    /// Publishes what is linked to the failure, and tells those who wait for the later steps of its chain.
-    async fn follow_failure(&self, execution: &Execution, error: &TaskError) -> Result<(), PublishError> {
-        let steps = follow::after_failure(&self.app, &execution.message, &mut new_id);
-        let followed = match steps {
+    /// Publishes what is linked to the failure, and tells those who wait for the later steps of its chain. The failure is
+    /// known by now: what can't follow is said, but to execute the task again could only bring a second verdict.
+    async fn follow_failure(&self, execution: &Execution, error: &TaskError) {
+        let followed = match follow::after_failure(&self.app, &execution.message, &mut new_id) {
             Ok(steps) if steps.is_empty() => Ok(()),
-            Ok(steps) => self.publish_steps(steps).await?,
+            Ok(steps) => self.publish_steps(steps).await.unwrap_or_else(|unsent| Err(unsent.to_string())),
             Err(reason) => Err(reason),
         };
         if let Err(reason) = followed {
@@ -316,9 +316,10 @@ impl Hands {
         }
         for (id, reply_to) in follow::waiting_for_chain(&execution.message) {
             let asker = Asker { id: Some(id), reply_to: Some(reply_to), correlation_id: None };
-            self.answer_asker(&asker, State::Failure, error).await?;
+            if let Err(unsent) = self.answer_asker(&asker, State::Failure, error).await {
+                tracing::warn!(task_id = asker.id, error = %unsent, "who waits for a later step of a chain can't be told of its failure");
+            }
         }
-        Ok(())
     }
 
     async fn revoke(

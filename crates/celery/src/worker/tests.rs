@@ -68,11 +68,10 @@ fn asked(name: &str) -> TaskMessage {
     task
 }
 
-/// A call of a task through an exchange that isn't there.
-fn to_nowhere() -> Vec<RawJson> {
-    let call =
-        r#"{"task": "x", "args": [], "kwargs": {}, "options": {"exchange": "gone", "routing_key": "k"}}"#;
-    vec![RawJson::parse(call).unwrap()]
+/// A call of the task `x`, as Celery links it to another.
+fn call(exchange: &str, routing_key: &str) -> RawJson {
+    let options = serde_json::json!({"exchange": exchange, "routing_key": routing_key});
+    RawJson::of(&serde_json::json!({"task": "x", "args": [], "kwargs": {}, "options": options})).unwrap()
 }
 
 /// An application whose tasks are counted: `good` returns 1, `large` returns 300 kB, `bad` fails with as much.
@@ -108,7 +107,7 @@ fn a_following_task_that_can_never_be_published_is_a_failure() {
         declare(&broker, Queue::celery("q")).await;
         let mut answers = answers(&broker).await;
         let mut task = asked("good");
-        task.embed.callbacks = Some(to_nowhere());
+        task.embed.callbacks = Some(vec![call("gone", "k")]);
         send(&broker, "q", &task).await;
         let _worker = start(&app, &broker, "q");
         let failure = answer(&mut answers).await;
@@ -157,5 +156,27 @@ fn a_task_whose_answer_nobody_may_give_is_dead_lettered() {
         let (envelope, _) = owner.consume(kept).await.unwrap().next().await.unwrap().split();
         assert_eq!(TaskMessage::decode(&envelope.properties, &envelope.body).unwrap().id, "good");
         assert_eq!(count.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_failure_is_final_whether_its_followers_can_be_published_or_not() {
+    run(async {
+        let node = Node::start();
+        let broker = connect(&node.url()).await;
+        let (app, count) = counted();
+        declare(&broker, Queue::celery("q")).await;
+        declare(&broker, Queue::celery("full")).await;
+        node.ctl(&["set_policy", "full", "^full$", r#"{"max-length": 0, "overflow": "reject-publish"}"#]);
+        let mut answers = answers(&broker).await;
+        let mut task = asked("bad");
+        task.embed.errbacks = Some(vec![call("", "full")]);
+        send(&broker, "q", &task).await;
+        send(&broker, "q", &asked("good")).await;
+        let _worker = start(&app, &broker, "q");
+        assert_eq!(answer(&mut answers).await.status.as_str(), "FAILURE");
+        node.ctl(&["clear_policy", "full"]);
+        assert_eq!(&*answer(&mut answers).await.task_id, "good", "the failure is the only answer");
+        assert_eq!(count.load(Ordering::SeqCst), 2);
     });
 }
