@@ -14,9 +14,47 @@ use super::super::{Publishing, TransportError};
 use super::convert::{name, to_properties};
 use super::session::from_broker;
 
+/// How many exchanges keep a channel. Others send names of exchanges (where an answer shall go, where a task's next step
+/// waits), and RabbitMQ allows 2,047 channels on a connection.
+const CHANNELS_MAX: usize = 64;
+
 /// The channels of one connection.
 #[derive(Default)]
-pub(super) struct Publishers(Mutex<HashMap<Arc<str>, Publisher>>);
+pub(super) struct Publishers(Mutex<Kept<Publisher>>);
+
+/// Channels by exchange, at most [`CHANNELS_MAX`]: the one that was used longest ago goes first. It is closed when nobody
+/// publishes on it any more.
+struct Kept<C> {
+    channels: HashMap<Arc<str>, (C, u64)>,
+    uses: u64,
+}
+
+impl<C> Default for Kept<C> {
+    fn default() -> Self {
+        Self { channels: HashMap::new(), uses: 0 }
+    }
+}
+
+impl<C: Clone> Kept<C> {
+    fn get(&mut self, exchange: &str) -> Option<C> {
+        let (channel, used) = self.channels.get_mut(exchange)?;
+        self.uses += 1;
+        *used = self.uses;
+        Some(channel.clone())
+    }
+
+    fn put(&mut self, exchange: Arc<str>, channel: C, is_open: impl Fn(&C) -> bool) {
+        self.channels.retain(|_, (kept, _)| is_open(kept));
+        while self.channels.len() >= CHANNELS_MAX
+            && let Some((oldest, _)) = self.channels.iter().min_by_key(|(_, (_, used))| *used)
+        {
+            let oldest = Arc::clone(oldest);
+            self.channels.remove(&oldest);
+        }
+        self.uses += 1;
+        self.channels.insert(exchange, (channel, self.uses));
+    }
+}
 
 /// One exchange's channel. Clones share it.
 #[derive(Clone)]
@@ -66,21 +104,25 @@ impl Publishers {
 
     /// The channel of an exchange; a new one when the broker closed the last for an error.
     async fn of(&self, connection: &Connection, exchange: &Arc<str>) -> lapin::Result<Publisher> {
-        let mut publishers = self.0.lock().await;
-        if let Some(publisher) = publishers.get(exchange)
-            && publisher.channel.status().connected()
+        let mut kept = self.0.lock().await;
+        if let Some(publisher) = kept.get(exchange)
+            && publisher.is_open()
         {
-            return Ok(publisher.clone());
+            return Ok(publisher);
         }
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let publisher = Publisher { channel, proven: Arc::default() };
-        publishers.insert(Arc::clone(exchange), publisher.clone());
+        kept.put(Arc::clone(exchange), publisher.clone(), Publisher::is_open);
         Ok(publisher)
     }
 }
 
 impl Publisher {
+    fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     fn unsent(&self, error: lapin::Error, what: String, size: usize) -> Unsent {
         let ErrorKind::ProtocolError(words) = error.kind() else { return Unsent::Lost(error) };
         match from_broker(what, words) {
@@ -96,5 +138,30 @@ impl Publisher {
             }
             _ => Unsent::Lost(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_channels_are_let_go_and_then_those_used_longest_ago() {
+        let mut kept = Kept::default();
+        let name = |number: usize| -> Arc<str> { format!("x{number}").into() };
+        for closed in 0..CHANNELS_MAX {
+            kept.put(name(closed), "closed", |channel| *channel == "open");
+        }
+        assert_eq!(kept.channels.len(), 1, "a name that is refused leaves nothing behind");
+        for open in 0..CHANNELS_MAX {
+            kept.put(name(open), "open", |channel| *channel == "open");
+        }
+        assert_eq!(kept.get("x0"), Some("open"));
+        kept.put("one more".into(), "open", |_| true);
+        assert_eq!(kept.channels.len(), CHANNELS_MAX);
+        assert_eq!(
+            (kept.get("x0"), kept.get("x1"), kept.get("one more")),
+            (Some("open"), None, Some("open"))
+        );
     }
 }

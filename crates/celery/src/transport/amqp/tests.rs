@@ -323,3 +323,21 @@ fn a_declared_queue_that_its_consumer_finds_gone_is_made_again_with_its_bindings
         assert_eq!(consumer.next().await.unwrap().split().0.body.len(), 7);
     });
 }
+
+#[test]
+fn exchanges_that_were_written_to_long_ago_keep_no_channel() {
+    run(async {
+        let node = Node::start();
+        let broker = connect(&node.url(), ConnectOptions::default()).await.unwrap();
+        for _ in 0..80 {
+            let exchange = unique("x");
+            broker.declare(&Topology::default().exchange(Exchange::fanout(&exchange))).await.unwrap();
+            let sent = Publishing { mandatory: false, ..message(&exchange, "", 1) };
+            broker.publish(sent).await.unwrap();
+            let refused = broker.publish(message(&unique("nowhere"), "", 1)).await.unwrap_err();
+            assert!(refused.is_refusal(), "{refused}");
+        }
+        let open = node.ctl(&["list_channels", "pid"]).lines().count();
+        assert!((60..=70).contains(&open), "{open} channels");
+    });
+}
