@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use regatta_console::{BrokerArgs, Color, StatusArgs};
 
-use crate::config::possible;
+use crate::config::{RETRIES_MAX, SLOTS_MAX, possible};
 
 /// Runs a project's tests, spread over workers, and ends with one proven verdict per test.
 #[derive(Debug, Parser)]
@@ -117,10 +117,10 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
     /// How many tests run at a time here; over a broker, how many slots are expected to work. Default: the cores.
-    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(SLOTS_MAX)))]
     pub(crate) workers: Option<u16>,
     /// How often a failed test is tried again.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(RETRIES_MAX)))]
     pub(crate) retries: Option<u32>,
     /// Stop after the first test that failed for good.
     #[arg(long)]
@@ -165,7 +165,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// How many tests run at a time. Default: the cores.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(SLOTS_MAX)))]
     pub(crate) slots: Option<u16>,
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,

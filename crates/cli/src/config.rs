@@ -1,22 +1,33 @@
 //! `regatta.toml`: what it may say, and errors that show where it is wrong.
 
+mod check;
+mod source;
+
 use std::collections::BTreeMap;
-use std::num::NonZeroU16;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
 use regatta_adapters::split_command;
+use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::CliError;
 use crate::exit::Exit;
 
+pub(crate) use source::{Source, Step};
+
 /// The file's name in the project's folder.
 pub(crate) const FILE: &str = "regatta.toml";
 
-/// The most edits between a wrong key and the one that was meant.
-const TYPO_EDITS_MAX: usize = 2;
+/// The most slots that one machine may have: each is a thread.
+pub(crate) const SLOTS_MAX: u16 = 1_024;
+
+/// The most retries of a test.
+pub(crate) const RETRIES_MAX: u32 = 100;
+
+/// The longest name of a queue (AMQP 0-9-1, `shortstr`).
+const QUEUE_NAME_BYTES_MAX: usize = 255;
 
 /// The shortest limit that is taken.
 const LIMIT_MIN: Duration = Duration::from_millis(1);
@@ -26,6 +37,7 @@ const LIMIT_MIN: Duration = Duration::from_millis(1);
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Config {
     /// How often a failed test is tried again.
+    #[serde(default, deserialize_with = "retries")]
     pub(crate) retries: Option<u32>,
     /// The wait before the first retry; doubled for each further one.
     #[serde(default, deserialize_with = "span")]
@@ -40,7 +52,8 @@ pub(crate) struct Config {
     #[serde(default, deserialize_with = "limit")]
     pub(crate) list_timeout: Option<Duration>,
     /// Slots.
-    pub(crate) workers: Option<NonZeroU16>,
+    #[serde(default, deserialize_with = "slots")]
+    pub(crate) workers: Option<u16>,
     /// Stop after the first test that failed for good.
     pub(crate) fail_fast: Option<bool>,
     /// For how long a queue may have no worker before the run gives up.
@@ -52,6 +65,9 @@ pub(crate) struct Config {
     /// Suites by name; what is recognised if there is none.
     #[serde(default)]
     pub(crate) suite: BTreeMap<String, SuiteConfig>,
+    /// The file itself.
+    #[serde(skip)]
+    pub(crate) source: Source,
 }
 
 /// Which framework.
@@ -91,6 +107,7 @@ pub(crate) struct SuiteConfig {
     #[serde(default)]
     pub(crate) test: Vec<CommandConfig>,
     /// The queue of its batches.
+    #[serde(default, deserialize_with = "some_queue")]
     pub(crate) queue: Option<String>,
     /// Queues for some of its tests.
     #[serde(default)]
@@ -115,20 +132,20 @@ pub(crate) struct RouteConfig {
     /// A pattern on the whole name, with `*` and `?`.
     pub(crate) tests: String,
     /// Their queue.
+    #[serde(deserialize_with = "queue")]
     pub(crate) queue: String,
 }
 
 fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
-    let wrong =
-        |error| serde::de::Error::custom(format!("{text:?} is no span of time such as \"30s\" ({error})"));
+    let wrong = |error| D::Error::custom(format!("{text:?} is no span of time such as \"30s\" ({error})"));
     humantime::parse_duration(&text).map(Some).map_err(wrong)
 }
 
 /// A span of time in which something can happen.
 fn limit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let limit = span(from)?;
-    limit.map(possible).transpose().map_err(serde::de::Error::custom)
+    limit.map(possible).transpose().map_err(D::Error::custom)
 }
 
 /// Refuses a limit that nothing could keep: limits are kept and sent in whole milliseconds.
@@ -140,11 +157,50 @@ pub(crate) fn possible(limit: Duration) -> Result<Duration, &'static str> {
 }
 
 fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    split_command(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+    split_command(&String::deserialize(from)?).map_err(D::Error::custom)
+}
+
+/// A number that is not above a limit.
+fn at_most<'de, N, D>(from: D, least: N, most: N) -> Result<Option<N>, D::Error>
+where
+    N: Deserialize<'de> + PartialOrd + Display + Into<u64> + Copy,
+    D: Deserializer<'de>,
+{
+    let number = N::deserialize(from)?;
+    if number < least || number > most {
+        let expected = format!("a number from {least} to {most}");
+        return Err(D::Error::invalid_value(Unexpected::Unsigned(number.into()), &expected.as_str()));
+    }
+    Ok(Some(number))
+}
+
+fn retries<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    at_most(from, 0, RETRIES_MAX)
+}
+
+fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    at_most(from, 1, SLOTS_MAX)
+}
+
+/// The name of a queue, as a broker can have it.
+fn queue<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    if name.is_empty() || name.len() > QUEUE_NAME_BYTES_MAX {
+        let bytes = format!("the name of a queue has 1 to {QUEUE_NAME_BYTES_MAX} bytes");
+        return Err(D::Error::custom(bytes));
+    }
+    Ok(name)
+}
+
+fn some_queue<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    queue(from).map(Some)
 }
 
 impl Config {
     /// Reads a file.
+    ///
+    /// # Errors
+    /// When it can't be read, or says something that makes no sense; with the place then.
     pub(crate) fn read(path: &Path) -> Result<Self, CliError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             CliError::from_error(
@@ -157,80 +213,21 @@ impl Config {
     }
 
     fn parse(name: &str, text: &str) -> Result<Self, CliError> {
-        toml::from_str(text).map_err(|error| {
-            let error = ConfigError::new(&error);
-            CliError::usage(format!(
-                "{name} says something that regatta doesn't understand\n{}",
-                error.show(name, text)
-            ))
-        })
-    }
-}
-
-/// What is wrong, and where.
-struct ConfigError {
-    message: String,
-    help: Option<String>,
-    span: Option<std::ops::Range<usize>>,
-}
-
-impl ConfigError {
-    fn new(error: &toml::de::Error) -> Self {
-        let message = error.message().trim().to_owned();
-        // Names stand in backticks: the wrong one first, then those that would be right.
-        let mut names = message.split('`').skip(1).step_by(2);
-        let help = names.next().filter(|_| message.starts_with("unknown")).and_then(|wrong| {
-            let near = names.map(|name| (edits(wrong, name), name)).min()?;
-            (near.0 <= TYPO_EDITS_MAX).then(|| format!("did you mean `{}`?", near.1))
-        });
-        Self { message, help, span: error.span() }
-    }
-
-    /// The message, with the place and the lines around it.
-    fn show(&self, name: &str, text: &str) -> String {
-        let mut diagnostic = MietteDiagnostic::new(self.message.clone());
-        diagnostic.help.clone_from(&self.help);
-        if let Some(span) = self.span.clone() {
-            diagnostic = diagnostic.with_label(LabeledSpan::at(span, "here"));
-        }
-        let report = Report::new(diagnostic).with_source_code(NamedSource::new(name, text.to_owned()));
-        let mut shown = String::new();
-        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor());
-        match handler.render_report(&mut shown, report.as_ref()) {
-            Ok(()) => shown.trim_end().to_owned(),
-            Err(_) => self.message.clone(),
+        let source = Source { name: name.to_owned(), text: text.to_owned() };
+        match toml::from_str(text) {
+            Ok(config) => {
+                let config = Self { source, ..config };
+                config.check()?;
+                Ok(config)
+            }
+            Err(error) => Err(source.misunderstood(&error)),
         }
     }
-}
-
-/// How many characters must be changed, added or removed to make `b` of `a` (Levenshtein 1965).
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = change.min(corner + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edits_are_counted() {
-        for (a, b, count) in
-            [("", "abc", 3), ("retrys", "retries", 2), ("timeout", "timeout", 0), ("ab", "ba", 2)]
-        {
-            assert_eq!(edits(a, b), count, "{a} {b}");
-        }
-    }
 
     #[test]
     fn spans_and_suites_are_read() {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use regatta_adapters::{
-    Adapter, Cargo, CargoConfig, Commands, CommandsConfig, Framework, Pytest, PytestConfig, detect,
+    Adapter, AdapterError, Cargo, CargoConfig, Commands, CommandsConfig, Framework, Pytest, PytestConfig,
+    detect,
 };
 use regatta_model::{Knowledge, Route, SuiteOrder, TestId};
 
 use crate::args::{Place, Selection};
-use crate::config::{Config, FILE, Kind, SuiteConfig};
+use crate::config::{Config, FILE, Kind, Step, SuiteConfig};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::filter::{Filter, glob};
@@ -59,7 +60,7 @@ impl Project {
         let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         let mut suites = Vec::new();
         for (name, suite) in &config.suite {
-            suites.push(configured(&tree, name, suite, trees)?);
+            suites.push(configured(&tree, &config, name, suite, trees)?);
         }
         if config.suite.is_empty() {
             suites.extend(detect(&tree).into_iter().map(|framework| recognised(&tree, framework, trees)));
@@ -167,8 +168,13 @@ fn cargo_config(tree: &Path) -> CargoConfig {
     CargoConfig { home, library_path, ..CargoConfig::new(tree) }
 }
 
-fn configured(tree: &Path, name: &str, config: &SuiteConfig, trees: Trees) -> Result<Suite, CliError> {
-    check(name, config)?;
+fn configured(
+    tree: &Path,
+    whole: &Config,
+    name: &str,
+    config: &SuiteConfig,
+    trees: Trees,
+) -> Result<Suite, CliError> {
     let suite: regatta_model::SuiteName = name.into();
     let env: Vec<_> = pairs(&config.env);
     let adapter: Arc<dyn Adapter> = match config.adapter {
@@ -189,8 +195,9 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig, trees: Trees) -> Re
             Arc::new(Cargo::new(CargoConfig { suite, manifest, args, env, ..cargo_config(tree) }))
         }
         Kind::Commands => {
-            let wrong =
-                |error| CliError::from_error(Exit::Usage, format!("suite {name} can't be read"), &error);
+            let key = if config.file.is_some() { "file" } else { "test" };
+            let path = [Step::Key("suite"), Step::Key(name), Step::Key(key)];
+            let wrong = |error: AdapterError| whole.source.wrong_value(&path, error.to_string());
             let commands = if let Some(file) = &config.file {
                 Commands::from_file(suite, tree, file, env)
             } else {
@@ -212,31 +219,6 @@ fn configured(tree: &Path, name: &str, config: &SuiteConfig, trees: Trees) -> Re
         held: is_held(config.adapter, trees),
     };
     Ok(Suite { adapter, order })
-}
-
-/// Refuses keys that say nothing to this adapter.
-fn check(name: &str, config: &SuiteConfig) -> Result<(), CliError> {
-    let set = [
-        ("paths", !config.paths.is_empty(), [Kind::Pytest].as_slice()),
-        ("python", config.python.is_some(), &[Kind::Pytest]),
-        ("args", !config.args.is_empty(), &[Kind::Pytest, Kind::Cargo]),
-        ("manifest", config.manifest.is_some(), &[Kind::Cargo]),
-        ("file", config.file.is_some(), &[Kind::Commands]),
-        ("test", !config.test.is_empty(), &[Kind::Commands]),
-    ];
-    for (key, is_set, kinds) in set {
-        if is_set && !kinds.contains(&config.adapter) {
-            let adapter = format!("{:?}", config.adapter).to_lowercase();
-            return Err(CliError::usage(format!(
-                "suite {name}: `{key}` says nothing to the adapter {adapter}"
-            ))
-            .hint(format!("remove it from {FILE}, or choose another adapter")));
-        }
-    }
-    if config.adapter == Kind::Commands && config.file.is_some() != config.test.is_empty() {
-        return Err(CliError::usage(format!("suite {name} needs either `file` or `[[suite.{name}.test]]`")));
-    }
-    Ok(())
 }
 
 /// Variables as pairs.

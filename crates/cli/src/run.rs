@@ -86,7 +86,7 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let (inputs, taken) = mpsc::channel(INPUTS_MAX);
     let mut listers = start_listing(&project, &listing, &inputs);
 
-    let slots = args.workers.or(project.config.workers.map(u16::from)).map_or_else(cores, usize::from);
+    let slots = args.workers.or(project.config.workers).map_or_else(cores, usize::from);
     let broker = match &url {
         None => Broker::embedded(),
         Some(url) => connect(url, &args.broker, "regatta run").await.inspect_err(|_| cancel.kill())?,

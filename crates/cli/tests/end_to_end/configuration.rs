@@ -91,9 +91,54 @@ fn no_toml_at_all() {
 #[test]
 fn a_key_of_another_adapter() {
     insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"cargo\"\npaths = [\"t\"]\n"), @r#"
-    error: suite unit: `paths` says nothing to the adapter cargo
-    hint: remove it from regatta.toml, or choose another adapter
+    error: regatta.toml says something that regatta doesn't understand
+      × `paths` says nothing to the adapter cargo
+       ╭─[regatta.toml:3:1]
+     2 │ adapter = "cargo"
+     3 │ paths = ["t"]
+       · ──┬──
+       ·   ╰── here
+       ╰────
+      help: remove it, or choose another adapter
     "#);
+}
+
+#[test]
+fn whatever_is_wrong_is_shown_where_it_is() {
+    let suite = "[suite.s]\nadapter = \"commands\"\n";
+    let test = |name: &str| format!("[[suite.s.test]]\nname = \"{name}\"\nrun = \"true\"\n");
+    let table = [
+        ("workers = 1025\n".to_owned(), "1:11", "expected a number from 1 to 1024"),
+        ("retries = 101\n".to_owned(), "1:11", "expected a number from 0 to 100"),
+        ("[suite.\"\"]\nadapter = \"pytest\"\n".to_owned(), "1:8", "a suite needs a name"),
+        ("[env]\nA = \"b\"\n\"A=B\" = \"x\"\n".to_owned(), "3:1", "can't name a variable"),
+        ("[env]\n\"\" = \"x\"\n".to_owned(), "2:1", "can't name a variable"),
+        ("[env]\nA = \"\\u0000\"\n".to_owned(), "2:5", "can't hold NUL"),
+        (format!("{suite}file = \"l\"\nenv = {{ \"=\" = \"\" }}\n"), "4:9", "can't name a variable"),
+        (format!("{suite}file = \"l\"\n"), "3:8", "No such file"),
+        (suite.to_owned(), "1:8", "needs either `file` or"),
+        (format!("{suite}file = \"l\"\n{}", test("a")), "1:8", "needs either `file` or"),
+        (format!("{suite}{}{}", test("a"), test("a")), "7:8", "two commands are called \"a\""),
+        (format!("{suite}{}", test(" ")), "4:8", "a command needs a name"),
+        (format!("{suite}queue = \"\"\n{}", test("a")), "3:9", "has 1 to 255 bytes"),
+        (
+            format!(
+                "{suite}{}[[suite.s.route]]\ntests = \"*\"\nqueue = \"{}\"\n",
+                test("a"),
+                "q".repeat(256)
+            ),
+            "8:9",
+            "has 1 to 255 bytes",
+        ),
+    ];
+    for (text, place, words) in table {
+        let said = wrong(&text);
+        assert!(said.contains(&format!("[regatta.toml:{place}]")) && said.contains(words), "{text}{said}");
+    }
+    let project =
+        Project::new(&[("regatta.toml", &format!("{suite}file = \"l\"\n")), ("l", "a: true\nb true\n")]);
+    let said = project.regatta(&["list"]).expect(2).stderr;
+    assert!(said.contains("regatta.toml:3:8]") && said.contains("line 2: \"b true\""), "{said}");
 }
 
 #[test]
@@ -110,7 +155,7 @@ fn usage_errors_are_2() {
 #[test]
 fn nothing_to_work_with_and_no_time() {
     for (text, words) in [
-        ("workers = 0\n", "expected a nonzero u16"),
+        ("workers = 0\n", "expected a number from 1 to 1024"),
         ("timeout = \"0s\"\n", "nothing can be done in no time"),
         ("list-timeout = \"999us\"\n", "nothing can be done in no time"),
         (

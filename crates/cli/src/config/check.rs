@@ -1,0 +1,78 @@
+//! What `regatta.toml` may not say though each value for itself could stand there.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Config, Kind, Step, SuiteConfig};
+use crate::error::CliError;
+
+impl Config {
+    /// Refuses what makes no sense together, before anything is begun.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        self.check_variables(&[], &self.env)?;
+        for (name, suite) in &self.suite {
+            let path = [Step::Key("suite"), Step::Key(name)];
+            if name.trim().is_empty() || name.contains(char::is_control) {
+                let message = "a suite needs a name, without control characters".to_owned();
+                return Err(self.source.wrong_key(&path, message, None));
+            }
+            self.check_keys(&path, suite)?;
+            self.check_variables(&path, &suite.env)?;
+            self.check_commands(&path, suite)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses keys that say nothing to this adapter.
+    fn check_keys(&self, path: &[Step<'_>], suite: &SuiteConfig) -> Result<(), CliError> {
+        let set = [
+            ("paths", !suite.paths.is_empty(), [Kind::Pytest].as_slice()),
+            ("python", suite.python.is_some(), &[Kind::Pytest]),
+            ("args", !suite.args.is_empty(), &[Kind::Pytest, Kind::Cargo]),
+            ("manifest", suite.manifest.is_some(), &[Kind::Cargo]),
+            ("file", suite.file.is_some(), &[Kind::Commands]),
+            ("test", !suite.test.is_empty(), &[Kind::Commands]),
+        ];
+        let odd = set.into_iter().find(|(_, is_set, kinds)| *is_set && !kinds.contains(&suite.adapter));
+        let Some((key, _, _)) = odd else { return Ok(()) };
+        let adapter = format!("{:?}", suite.adapter).to_lowercase();
+        let message = format!("`{key}` says nothing to the adapter {adapter}");
+        let help = "remove it, or choose another adapter".to_owned();
+        Err(self.source.wrong_key(&[path, &[Step::Key(key)]].concat(), message, Some(help)))
+    }
+
+    /// Refuses names that no process can be given, and values with a NUL (POSIX: `name=value`, ended by NUL).
+    fn check_variables(&self, path: &[Step<'_>], env: &BTreeMap<String, String>) -> Result<(), CliError> {
+        for (name, value) in env {
+            let path = [path, &[Step::Key("env"), Step::Key(name)]].concat();
+            if name.is_empty() || name.contains(['=', '\0']) {
+                let message = format!("{name:?} can't name a variable: it is empty, or holds `=` or NUL");
+                return Err(self.source.wrong_key(&path, message, None));
+            }
+            if value.contains('\0') {
+                let message = "a variable can't hold NUL".to_owned();
+                return Err(self.source.wrong_value(&path, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a list of commands without, or with two, of what makes it.
+    fn check_commands(&self, path: &[Step<'_>], suite: &SuiteConfig) -> Result<(), CliError> {
+        if suite.adapter == Kind::Commands && suite.file.is_some() != suite.test.is_empty() {
+            let message = "a suite of commands needs either `file` or `[[suite.NAME.test]]`".to_owned();
+            return Err(self.source.wrong_key(path, message, None));
+        }
+        let mut names = HashSet::new();
+        for (at, test) in suite.test.iter().enumerate() {
+            let path = [path, &[Step::Key("test"), Step::At(at), Step::Key("name")]].concat();
+            if test.name.trim().is_empty() {
+                return Err(self.source.wrong_value(&path, "a command needs a name".to_owned()));
+            }
+            if !names.insert(&test.name) {
+                let message = format!("two commands are called {:?}: give each its own name", test.name);
+                return Err(self.source.wrong_value(&path, message));
+            }
+        }
+        Ok(())
+    }
+}
