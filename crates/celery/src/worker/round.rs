@@ -287,7 +287,7 @@ impl Round {
                     self.settle(async move { (key, hands::requeue(&id, settler).await) });
                 }
             }
-            Command::Forget(key) => drop(self.waiting.remove(&key)),
+            Command::Forget(key) => drop((self.waiting.remove(&key), self.doubles.remove(&key))),
             Command::StopConsuming => {
                 self.phase.send_replace(Phase::Quiet);
                 self.say("worker-offline");

@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Terminate(Key),
     /// Tell its handler that nobody wants the rest; the execution goes on.
     Dismiss(Key),
-    /// Keep it without executing it: this worker runs the same task, or ran it. An `Ack` or `Requeue` follows.
+    /// Keep it without executing it: this worker has the same task in hand, or ran it. An `Ack` or `Requeue` follows.
     Double(Key),
     /// Acknowledge it: its result is confirmed already.
     Ack(Key),
@@ -79,6 +79,8 @@ enum Stage {
     Running,
     /// Being answered and settled. Next: gone.
     Settling,
+    /// The same task as another delivery in hand. Next: `Settling`, as that one was settled.
+    Double,
 }
 
 #[derive(Debug)]
@@ -145,8 +147,11 @@ impl Slots {
             Input::Revoked { id, terminate } => self.revoke(&id, terminate, out),
             Input::Lost => {
                 for key in std::mem::take(&mut self.waiting) {
-                    self.held.remove(&key);
-                    out.push(Command::Forget(key));
+                    let doubles = self.held.remove(&key).map(|held| held.adopted).unwrap_or_default();
+                    for key in std::iter::once(key).chain(doubles) {
+                        self.held.remove(&key);
+                        out.push(Command::Forget(key));
+                    }
                 }
             }
             Input::Quiet if self.quiet => {}
@@ -191,8 +196,8 @@ impl Slots {
         self.fill(out);
     }
 
-    /// Settles a task that came again, without a second execution, where this worker still runs it or has confirmed
-    /// its result already.
+    /// Settles a task that came again, without a second execution, where this worker has it in hand or has confirmed its
+    /// result already.
     fn adopt(&mut self, key: Key, id: &Arc<str>, retries: u32, out: &mut Vec<Command>) -> bool {
         let task = (Arc::clone(id), retries);
         if self.finished.has(&task) {
@@ -201,11 +206,23 @@ impl Slots {
             out.extend([Command::Double(key), Command::Ack(key)]);
             return true;
         }
-        let same = |held: &&mut Held| held.stage != Stage::Waiting && held.task.as_ref() == Some(&task);
-        let Some(first) = self.held.values_mut().find(same) else { return false };
-        first.adopted.push(key);
-        self.hold(key, Stage::Settling, Some(task));
-        out.push(Command::Double(key));
+        let same =
+            |(_, held): &(&Key, &mut Held)| held.stage != Stage::Double && held.task.as_ref() == Some(&task);
+        let Some((&first, held)) = self.held.iter_mut().find(same) else { return false };
+        if held.stage != Stage::Waiting {
+            held.adopted.push(key);
+            self.hold(key, Stage::Double, Some(task));
+            out.push(Command::Double(key));
+            return true;
+        }
+        // Neither has begun. The newer delivery is the one that can still be settled, should the older one's channel be
+        // gone, and it alone says that somebody else may have begun the task.
+        held.stage = Stage::Double;
+        let mut adopted = std::mem::take(&mut held.adopted);
+        adopted.push(first);
+        self.held.insert(key, Held { stage: Stage::Waiting, task: Some(task), adopted });
+        self.waiting.iter_mut().filter(|waiting| **waiting == first).for_each(|waiting| *waiting = key);
+        out.push(Command::Double(first));
         true
     }
 
@@ -229,6 +246,9 @@ impl Slots {
         }
         let adopted_any = !held.adopted.is_empty();
         for again in held.adopted {
+            if let Some(double) = self.held.get_mut(&again) {
+                double.stage = Stage::Settling;
+            }
             out.push(match how {
                 Settlement::Acked | Settlement::AckLost => Command::Ack(again),
                 Settlement::GivenBack => Command::Requeue(again),
@@ -253,7 +273,7 @@ impl Slots {
                 }
                 Stage::Running if terminate => out.push(Command::Terminate(*key)),
                 Stage::Running => out.push(Command::Dismiss(*key)),
-                Stage::Settling => {}
+                Stage::Settling | Stage::Double => {}
             }
         }
     }
@@ -465,6 +485,43 @@ mod tests {
                 (ended(1), vec![]),
                 (settled(1, GivenBack), vec![Requeue(2)]),
             ],
+        );
+    }
+
+    #[test]
+    fn a_waiting_task_that_comes_again_is_run_once_by_its_newest_delivery() {
+        let waiting = || vec![(first(1), vec![Start(1)]), (first(2), vec![]), (first(3), vec![])];
+        let twice =
+            || [waiting(), vec![(again(4, "t2"), vec![Double(2)]), (again(5, "t2"), vec![Double(4)])]];
+        let with = |lines| twice().into_iter().flatten().chain(lines).collect();
+        script(
+            "it keeps its place, and all are settled together",
+            1,
+            with(vec![
+                (ended(1), vec![Start(5)]),
+                (ended(5), vec![Start(3)]),
+                (settled(5, Acked), vec![Ack(2), Ack(4)]),
+                (settled(2, AckLost), vec![]),
+                (settled(4, Acked), vec![]),
+            ]),
+        );
+        script(
+            "the channel is gone",
+            1,
+            with(vec![(Input::Lost, vec![Forget(5), Forget(2), Forget(4), Forget(3)])]),
+        );
+        script(
+            "quiet",
+            1,
+            with(vec![
+                (Input::Quiet, vec![StopConsuming, Requeue(5), Requeue(3)]),
+                (settled(5, GivenBack), vec![Requeue(2), Requeue(4)]),
+            ]),
+        );
+        script(
+            "revoked",
+            1,
+            with(vec![(revoked("t2", false), vec![Revoke(5)]), (settled(5, Acked), vec![Ack(2), Ack(4)])]),
         );
     }
 
