@@ -179,6 +179,22 @@ fn the_summary_tells_all_that_is_not_as_it_should_be() {
 }
 
 #[test]
+fn what_is_not_in_run_json_is_not_said_to_be_there() {
+    let options = SummaryOptions { style: Style { color: false }, folder: String::new() };
+    for (lines, omitted, said) in [
+        (201, 0, Some("    | … 1 lines before, all of them in run.json")),
+        (203, 7, Some("    | … 3 lines before, in run.json but for 7 bytes that were too many to keep")),
+        (200, 7, None),
+    ] {
+        let mut record = record(&facts());
+        let bad = &mut record.tests[1].attempts[0].record.as_mut().unwrap().output;
+        *bad = Output { text: "a line\n".repeat(lines), bytes_omitted: omitted };
+        let text = Summary::render(&record, &options);
+        assert_eq!(text.lines().find(|line| line.contains("before")), said, "{text}");
+    }
+}
+
+#[test]
 fn a_run_that_was_stopped_counts_what_it_did_not_run() {
     let mut facts = facts();
     facts.truncate(9);

@@ -4,7 +4,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use regatta_model::{Attempt, FaultKind, Judgement, RunRecord, TeardownFailed, TestRecord, Time, Verdict};
+use regatta_model::{
+    Attempt, FaultKind, Judgement, Output, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
+};
 
 use crate::progress::{cancel_words, outcome_word};
 use crate::style::{Paint, Style};
@@ -104,7 +106,7 @@ impl<'a> Summary<'a> {
         let head = self.paint(Paint::Bad, &format!("{:>10}", "TEARDOWN"));
         self.line(&format!("{head} what tests of {} shared, on {}", failed.suite, failed.worker));
         self.message(&failed.message);
-        self.output(&failed.output.text);
+        self.output(&failed.output);
     }
 
     fn flaky(&mut self) {
@@ -158,7 +160,7 @@ impl<'a> Summary<'a> {
                 self.line(&format!("{head} [{took:>8}] {}{many}{place}", test.test));
                 if !outcome.is_good() {
                     self.message(record.message.as_deref().unwrap_or_default());
-                    self.output(&record.output.text);
+                    self.output(&record.output);
                 }
             }
             (Judgement::Fault(fault), _) => {
@@ -176,12 +178,17 @@ impl<'a> Summary<'a> {
         }
     }
 
-    fn output(&mut self, output: &str) {
-        let output = clean(output, self.options.style.color);
-        let lines: Vec<&str> = output.trim_end().lines().collect();
+    fn output(&mut self, output: &Output) {
+        let text = clean(&output.text, self.options.style.color);
+        let lines: Vec<&str> = text.trim_end().lines().collect();
         let left_out = lines.len().saturating_sub(OUTPUT_LINES_MAX);
         if left_out > 0 {
-            self.line(&format!("    | … {left_out} lines before, all of them in run.json"));
+            // Where something was cut, the text says so at that place, which may be among the lines before.
+            let kept = match output.bytes_omitted {
+                0 => "all of them in run.json".to_owned(),
+                omitted => format!("in run.json but for {omitted} bytes that were too many to keep"),
+            };
+            self.line(&format!("    | … {left_out} lines before, {kept}"));
         }
         for line in &lines[left_out..] {
             self.line(format!("    | {line}").trim_end());

@@ -67,12 +67,15 @@ impl PytestSession {
     }
 }
 
-/// The end of a file, and how many bytes come before it.
+/// The end of a file, and how many bytes come before it; the end begins with a line about them.
 fn tail(path: &Path) -> std::io::Result<(Vec<u8>, u64)> {
     let mut file = std::fs::File::open(path)?;
     let before = file.metadata()?.len().saturating_sub(KEPT_MAX);
     file.seek(SeekFrom::Start(before))?;
-    let mut bytes = Vec::new();
+    let mut bytes = match before {
+        0 => Vec::new(),
+        _ => format!("[... {before} bytes left out ...]\n").into_bytes(),
+    };
     file.take(KEPT_MAX).read_to_end(&mut bytes)?;
     Ok((bytes, before))
 }
@@ -192,5 +195,17 @@ mod tests {
         assert_eq!(record.output.text, "half a line and raw\n--- stderr ---\nfault");
         let late = session.crashed("a", &Ended { exit: Exit::TimedOut, ..ended });
         assert_eq!(late.outcome, Outcome::TimedOut);
+    }
+
+    #[test]
+    fn what_is_too_much_is_said_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        for (more, begin) in [(0, "xx"), (3, "[... 3 bytes left out ...]\nxx")] {
+            std::fs::write(&path, "x".repeat(usize::try_from(KEPT_MAX + more).unwrap())).unwrap();
+            let (bytes, before) = tail(&path).unwrap();
+            assert!(bytes.starts_with(begin.as_bytes()), "{more}");
+            assert_eq!(before, more);
+        }
     }
 }
