@@ -23,6 +23,9 @@ pub(super) const IGNORED: &str = "ignored";
 /// How many lines of a panic's message are kept as the reason.
 const PANIC_LINES_MAX: usize = 8;
 
+/// What libtest says where a test was to panic with other words, or with words at all.
+const WRONG_PANIC: [&str; 2] = ["panic did not contain expected string", "expected panic with string value"];
+
 /// What libtest says about the option that makes it keep a log (1.95 does), without a line's end.
 const LOG_WARNING: &[u8] = b"warning: `--logfile` is deprecated";
 
@@ -162,15 +165,24 @@ fn spoken<'a>(path: &str, before: &'a str) -> &'a str {
 
 /// The reason of a failure, in the words of whoever knows: the panic, the error that the test returned, or the harness.
 fn reason(stdout: &str, stderr: &str) -> Option<String> {
-    // Without a panic of its own the harness says why it failed: `note: test did not panic as expected at …`.
-    let note = || stdout.lines().find_map(|line| line.strip_prefix("note: ").map(text::message));
+    let note = note(stdout);
+    // The panic that was expected and came with other words is not what failed.
+    let wrong_panic = note.clone().filter(|note| WRONG_PANIC.iter().any(|begin| note.starts_with(begin)));
     let error = || {
         stderr
             .lines()
             .chain(stdout.lines())
             .find_map(|line| line.starts_with("Error: ").then(|| text::message(line)))
     };
-    panic(stderr).or_else(|| panic(stdout)).or_else(error).or_else(note)
+    wrong_panic.or_else(|| panic(stderr)).or_else(|| panic(stdout)).or_else(error).or(note)
+}
+
+/// Why the harness itself says that a test failed: `note: test did not panic as expected at …`, and the lines that go on.
+fn note(stdout: &str) -> Option<String> {
+    let mut lines = stdout.lines().skip_while(|line| !line.starts_with("note: "));
+    let first = lines.next()?.strip_prefix("note: ")?;
+    let more = lines.take_while(|line| line.starts_with(' ')).take(PANIC_LINES_MAX).map(str::trim);
+    Some(text::message(&std::iter::once(first).chain(more).collect::<Vec<_>>().join("\n")))
 }
 
 /// The last panic's message and place.
@@ -317,6 +329,15 @@ mod tests {
                 "note: test did not panic as expected at a.rs:1:2\n",
                 "",
                 Some("test did not panic as expected at a.rs:1:2"),
+            ),
+            (
+                "test a::b - should panic ... FAILED\n\nfailures:\n\n---- a::b stdout ----\n\
+                 note: panic did not contain expected string\n      panic message: \"boom\"\n \
+                 expected substring: \"bang\"\n\nfailures:\n",
+                panic,
+                Some(
+                    "panic did not contain expected string\npanic message: \"boom\"\nexpected substring: \"bang\"",
+                ),
             ),
             ("", "nothing", None),
         ] {
