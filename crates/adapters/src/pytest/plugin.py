@@ -9,10 +9,12 @@ is kept for the life of the process, so that fixtures of a session or a package 
 Standard output and standard error belong to the tests. What is to be reported goes over a descriptor of its own.
 """
 
+import faulthandler
 import fcntl
 import json
 import os
 import select
+import signal
 import sys
 import time
 
@@ -532,6 +534,14 @@ class Regatta:
             parent = next(iter(self.tree.find(following)), session)
         return Neighbour(parent)
 
+    def pytest_keyboard_interrupt(self, excinfo):
+        """A test that ends the whole session (`pytest.exit`, Ctrl-C's exception): pytest's own words of it go to a
+        terminal that isn't there."""
+        if self.channel is not None:
+            where = excinfo._getreprcrash()
+            place = f" ({where.path}:{where.lineno})" if where else ""
+            os.write(2, f"{excinfo.exconly()}{place}\n".encode("utf-8", "backslashreplace"))
+
     def pytest_runtest_logreport(self, report):
         if self.fold is not None and report.outcome != "rerun":
             self.fold.reports.append(report)
@@ -622,6 +632,22 @@ class collecting:
         return None
 
 
+def show_stacks(getsignal=signal.getsignal):
+    """Whoever is ended because it took too long says where it was. A child that a test forks says nothing, and a handler
+    that a test has set stays."""
+
+    def listen():
+        if getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            faulthandler.register(signal.SIGTERM, file=2, all_threads=True, chain=True)
+
+    def be_silent():
+        if getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            faulthandler.unregister(signal.SIGTERM)
+
+    listen()
+    os.register_at_fork(before=be_silent, after_in_parent=listen)
+
+
 def keep_output(folder):
     """Lets pytest capture into two files that outlive this process: what a killed test has said is in them."""
     import _pytest.capture as capture
@@ -657,6 +683,8 @@ def main():
         print(f"{sys.executable} has no pytest ({error}): install it there, or name another interpreter", file=sys.stderr)
         return 3
     channel = Channel(int(requests), int(records)) if requests and records else None
+    if channel is not None:
+        show_stacks()
     asked = json.load(sys.stdin) if os.environ.pop("REGATTA_PYTEST_NAME", None) else None
     plugin = Regatta(channel, folder, asked)
     for hook in (Regatta.pytest_configure, Regatta.pytest_runtestloop, Regatta.pytest_sessionfinish):

@@ -329,3 +329,52 @@ fn junit_can_be_read_whatever_a_test_prints() {
         String::from_utf8_lossy(&read.stderr)
     );
 }
+
+const ENDS: &str = "
+import multiprocessing, os, signal, time
+import pytest
+
+def helper():
+    time.sleep(1000)
+
+def test_hangs():
+    helper()
+
+def test_leaves():
+    pytest.exit('that is enough', 0)
+
+def test_ends_a_child(capfd):
+    child = multiprocessing.get_context('fork').Process(target=helper)
+    child.start()
+    child.terminate()
+    child.join()
+    assert capfd.readouterr().err == ''
+
+def test_has_a_handler_of_its_own():
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    assert told == [1]
+";
+
+#[test]
+fn a_pytest_test_that_hangs_says_where_it_was_and_one_that_leaves_says_why() {
+    let project = Project::new(&[("test_it.py", ENDS)]);
+    let ended = project.python(&["run", "-j", "1", "--timeout", "5s"]).expect(1);
+    for words in ["line 6 in helper", "line 9 in test_hangs", "Exit: that is enough", "test_it.py:12"] {
+        assert!(ended.stdout.contains(words), "{words} is not in\n{}", ended.stdout);
+    }
+    let expected = [
+        "test_ends_a_child passed",
+        "test_hangs failed",
+        "test_has_a_handler_of_its_own passed",
+        "test_leaves failed",
+    ];
+    let expected = expected.map(|test| format!("test_it.py::{test}"));
+    assert_eq!(project.verdicts(), expected);
+}
