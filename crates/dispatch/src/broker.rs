@@ -26,8 +26,12 @@ const PUBLISH_TRIES: u32 = 5;
 /// The wait between two such tries while there is a connection.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long a run's queue of results outlives its dispatcher's last sign.
-const RESULTS_EXPIRY: Duration = Duration::from_secs(1_800);
+/// How much longer a run's queue of results outlives its dispatcher's last sign than the run itself would go on without
+/// its broker. After that nobody will come for it, and workers don't run its batches any more.
+const RESULTS_SPARE: Duration = Duration::from_secs(60);
+
+/// The longest time for which a queue of results waits, whatever the run says: a week.
+const RESULTS_EXPIRY_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Makes a run's queues, and opens both directions.
 ///
@@ -42,7 +46,7 @@ pub(crate) async fn open(broker: &Broker, order: &RunOrder) -> Result<(Batches, 
     let name = format!("regatta.run.{}", order.run);
     let route = ReplyRoute {
         exchange: RESULTS_EXCHANGE.to_owned(),
-        queue: Queue::celery(&name).expires(RESULTS_EXPIRY),
+        queue: Queue::celery(&name).expires(results_expiry(order)),
         binding_key: format!("#.{}", order.run),
         reply_to: order.run.0.clone(),
     };
@@ -52,6 +56,10 @@ pub(crate) async fn open(broker: &Broker, order: &RunOrder) -> Result<(Batches, 
         Client::with_reply(broker, options, route).await.map_err(DispatchError::broker)?;
     let batches = Batches { client, sending: FuturesUnordered::new() };
     Ok((batches, Results { replies, broker: broker.clone(), name }))
+}
+
+fn results_expiry(order: &RunOrder) -> Duration {
+    Duration::from_millis(order.nobody_after_ms).saturating_add(RESULTS_SPARE).min(RESULTS_EXPIRY_MAX)
 }
 
 fn queues(order: &RunOrder) -> Vec<&str> {

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Fault, Lease, Record, RunId, SuiteName, Token, WorkerName};
+use crate::{Digest, Fault, Lease, Record, RunId, SuiteName, Time, Token, WorkerName};
 
 /// The version of these payloads. A worker refuses an order of another version.
 pub const PROTOCOL: u32 = 1;
@@ -26,6 +26,9 @@ pub struct BatchOrder {
     pub run: RunId,
     /// The batch's fencing number.
     pub lease: Lease,
+    /// When it was handed out, by the dispatcher's clock.
+    #[serde(default)]
+    pub sent: Time,
     /// The suite that every item belongs to.
     pub suite: SuiteName,
     /// The digest of the manifest that the dispatcher's adapter prepared in the tree, for suites that are built once.

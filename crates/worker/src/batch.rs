@@ -3,19 +3,21 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use regatta_adapters::Adapter;
-use regatta_celery::{App, Context, TaskError};
+use regatta_celery::transport::PublishError;
+use regatta_celery::{App, Context, TaskError, UpdateError};
 use regatta_model::{
     BatchEnd, BatchOrder, BatchReport, Fault, Lease as LeaseNumber, PROTOCOL, Progress, SuiteName, TASK_NAME,
-    TeardownFailed, WorkerName,
+    TeardownFailed, Time, WorkerName,
 };
 use regatta_sandbox::Cancel;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::execute::time;
 use crate::gate::Gate;
 use crate::lease::{Command, Input, Lease};
 use crate::outbox::Outbox;
@@ -25,6 +27,10 @@ use crate::slot::{Assignment, Ground, cannot_run, chain};
 
 /// The Celery state under which a worker tells what happens in a batch.
 pub const PROGRESS: &str = "PROGRESS";
+
+/// How long a batch must have waited for its worker to ask whether somebody wants it before a test is started. The answer
+/// takes a round trip to the broker, which doesn't count beside such a wait, but would beside a short test.
+const ASKED_AFTER: Duration = Duration::from_secs(1);
 
 /// What runs the batches of one worker: its slots and the suites that it knows. Cheap to clone.
 #[derive(Clone)]
@@ -124,6 +130,10 @@ impl BatchTask {
         let Some(adapter) = self.inner.adapters.get(&order.suite).map(Arc::clone) else {
             return BatchEnd::Faulted(self.unknown(&order.suite));
         };
+        if is_old(order.sent, time(SystemTime::now())) && !is_wanted(&context, &order, worker).await {
+            tracing::info!(batch = context.task_id(), run = %order.run, "its run is over; it is not run");
+            return BatchEnd::Returned;
+        }
         match Cancel::new().and_then(|cancel| Ok((KillOnDrop(cancel), Cancel::new()?))) {
             Ok((cancel, unwanted)) => self.tell(context, order, adapter, cancel, unwanted, worker).await,
             Err(error) => BatchEnd::Faulted(cannot_run(chain(&error))),
@@ -192,6 +202,20 @@ impl BatchTask {
     }
 }
 
+/// Whether a batch has waited for so long that its run may be over, or by another clock seems to come from the future.
+fn is_old(sent: Time, now: Time) -> bool {
+    now.since(sent).max(sent.since(now)) >= ASKED_AFTER
+}
+
+/// Whether anybody wants the results of a batch: its first beat finds a queue. Any other trouble with the broker is left to
+/// the lease.
+async fn is_wanted(context: &Context, order: &BatchOrder, worker: &WorkerName) -> bool {
+    let beat = Progress { lease: order.lease, worker: worker.clone(), facts: Vec::new() };
+    let told = context.update_state(PROGRESS, &beat);
+    let told = tokio::time::timeout(Duration::from_millis(order.beat_ms), told).await;
+    !matches!(told, Ok(Err(UpdateError::Publish { source: PublishError::Unroutable { .. }, .. })))
+}
+
 /// Ends a batch's processes when the batch is dropped, for whatever reason.
 struct KillOnDrop(Cancel);
 
@@ -244,4 +268,25 @@ fn other_version(theirs: u32) -> Fault {
         "the run speaks version {theirs} of the batch protocol and this worker version {PROTOCOL}; bring the {older} up to \
          the version of the other"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_old_by_either_clock() {
+        let now = Time::default().after(Duration::from_secs(1_000));
+        let s = |s: f64| Time::default().after(Duration::from_secs_f64(s));
+        for (sent, expected) in [
+            (now, false),
+            (s(999.1), false),
+            (s(999.0), true),
+            (s(1_000.9), false),
+            (s(1_001.0), true),
+            (Time(0), true),
+        ] {
+            assert_eq!(is_old(sent, now), expected, "{sent:?}");
+        }
+    }
 }

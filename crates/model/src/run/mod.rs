@@ -378,6 +378,7 @@ impl Run {
             protocol: PROTOCOL,
             run: self.order.run.clone(),
             lease,
+            sent: now,
             suite: lane.suite.clone(),
             prepared: self.prepared.get(&lane.suite).cloned().flatten(),
             test_timeout_ms: policy.test_timeout_ms,

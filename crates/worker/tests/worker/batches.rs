@@ -2,11 +2,11 @@
 
 use regatta_celery::WorkerEnd;
 use regatta_celery::wire::State;
-use regatta_model::{BatchEnd, Fact, Fault, FaultKind, Lease, Progress, Record};
+use regatta_model::{BatchEnd, Fact, Fault, FaultKind, Lease, Progress, Record, Time};
 
 use regatta_worker::{Ahead, WorkerConfig};
 
-use crate::ground::{Ground, RUN, order, say};
+use crate::ground::{Ground, PATIENCE, RUN, now, order, say};
 
 fn record_of<'a>(facts: &'a [Fact], name: &str) -> &'a Record {
     let record = facts.iter().find_map(|fact| match fact {
@@ -73,6 +73,43 @@ async fn a_test_that_takes_too_long_is_killed_alone() {
         let record = record_of(&facts, "echo partial; sleep 1000");
         assert_eq!(record.output.text, "partial\n", "{suite}");
         assert!((300_000..5_000_000).contains(&record.duration_us), "{suite}: {record:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_a_run_that_is_over_is_not_run() {
+    is_not_run_when_its_run_is_over(Ground::new().await).await;
+}
+
+pub(crate) async fn is_not_run_when_its_run_is_over(ground: Ground) {
+    ground.end_run().await;
+    // It waited, and the run's end was told to nobody.
+    let mut order = order("scripts", &["touch executed"]);
+    order["sent"] = 1.into();
+    ground.send(&order).await;
+    let working = ground.work("regatta-1@here", 1);
+    let taken = async {
+        while !ground.is_idle().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, taken).await.expect("it is taken");
+    working.quiet.cancel();
+    assert_eq!(working.end().await, WorkerEnd::Quiet);
+    assert!(ground.is_idle().await, "it is gone from the queue");
+    assert!(!ground.tree.path().join("executed").exists());
+}
+
+#[tokio::test]
+async fn a_batch_that_waited_for_long_is_run_when_somebody_wants_it() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 1);
+    let day = std::time::Duration::from_secs(86_400);
+    for sent in [Time(0), now(), now().after(day)] {
+        let mut order = order("scripts", &["true"]);
+        order["sent"] = sent.0.into();
+        let (facts, report) = ground.batch(&order).await;
+        assert_eq!((facts.len(), report.end), (2, BatchEnd::Done), "sent {sent:?}");
     }
 }
 

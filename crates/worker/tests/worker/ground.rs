@@ -107,6 +107,17 @@ impl Ground {
         self.client.post(Task::new(TASK_NAME).queue(QUEUE).kwarg("order", order)).await.unwrap()
     }
 
+    /// Takes away the queue of the run's results, as a run does at its end.
+    pub(crate) async fn end_run(&self) {
+        self.replies.cancel();
+        self.broker.delete_queue("results").await.unwrap();
+    }
+
+    /// Whether nothing waits for a worker.
+    pub(crate) async fn is_idle(&self) -> bool {
+        self.broker.declare_passive(QUEUE).await.unwrap().ready == 0
+    }
+
     /// The next message about any batch.
     pub(crate) async fn next(&mut self) -> ResultMessage {
         let reply =
@@ -180,6 +191,7 @@ pub(crate) fn order(suite: &str, items: &[&str]) -> serde_json::Value {
         protocol: PROTOCOL,
         run: RunId(RUN.into()),
         lease: Lease(7),
+        sent: now(),
         suite: suite.into(),
         prepared: None,
         test_timeout_ms: 10_000,
@@ -187,6 +199,11 @@ pub(crate) fn order(suite: &str, items: &[&str]) -> serde_json::Value {
         items: (0..).zip(items).map(item).collect(),
     };
     serde_json::to_value(order).unwrap()
+}
+
+pub(crate) fn now() -> Time {
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    Time::default().after(now.unwrap())
 }
 
 /// Facts in a line each: `started t`, `passed t`, …
