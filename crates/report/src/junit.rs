@@ -1,9 +1,10 @@
 //! `junit.xml`: every attempt, as Surefire and cargo-nextest write reruns.
 //!
 //! A flaky test is a test case that passed, with a `flakyFailure` (or `flakyError`) for each bad attempt. A failed one
-//! has its first bad attempt as `failure` (or `error`) and a `rerunFailure` for each later one. `failure` is what a test
-//! said; `error` is everything else: set-up, time-out, crash, and our own faults. Characters that XML can't hold are
-//! left out: every text goes through [`xml`].
+//! has its first bad attempt as `failure` (or `error`) and a `rerunFailure` for each later one. What a bad attempt
+//! printed is the body of its `failure`, and the `stackTrace` of the others, which Surefire's schema
+//! (`surefire-test-report.xsd`) demands. `failure` is what a test said; `error` is everything else: set-up, time-out,
+//! crash, and our own faults. Characters that XML can't hold are left out: every text goes through [`xml`].
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use quick_junit::{
     NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite, XmlString,
 };
 use regatta_model::{
-    Attempt, FaultKind, Judgement, Outcome, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
+    Attempt, FaultKind, Judgement, Outcome, Output, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
 };
 
 /// Writes a run's record as JUnit.
@@ -69,7 +70,8 @@ fn test_case(test: &TestRecord) -> TestCase {
         if let Some(record) = &attempt.record {
             case.set_timestamp(moment(record.started));
             case.set_time(Duration::from_micros(record.duration_us));
-            if !record.output.text.is_empty() {
+            // What a bad attempt printed is its body, and stands there alone.
+            if !is_bad(attempt) && !record.output.text.is_empty() {
                 case.set_system_out(xml(&record.output.text));
             }
         }
@@ -84,11 +86,9 @@ fn test_case(test: &TestRecord) -> TestCase {
 fn teardown_case(failed: &TeardownFailed) -> TestCase {
     let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
     status.set_type("teardown_failed").set_message(xml(&failed.message));
+    status.set_description(xml(body(Some(&failed.output), &failed.message)));
     let mut case = TestCase::new(xml(&format!("teardown on {}", failed.worker)), status);
     case.set_classname(xml(&failed.suite.0));
-    if !failed.output.text.is_empty() {
-        case.set_system_out(xml(&failed.output.text));
-    }
     case
 }
 
@@ -106,6 +106,7 @@ fn bad(test: &TestRecord) -> TestCaseStatus {
     let (kind, word, message) = words(first);
     let mut status = TestCaseStatus::non_success(kind);
     status.set_type(word).set_message(xml(message));
+    status.set_description(xml(body(output(first), message)));
     status.add_reruns(bad.map(rerun));
     status
 }
@@ -114,14 +115,22 @@ fn rerun(attempt: &Attempt) -> TestRerun {
     let (kind, word, message) = words(attempt);
     let mut rerun = TestRerun::new(kind);
     rerun.set_type(word).set_message(xml(message));
+    rerun.set_stack_trace(xml(body(output(attempt), message)));
     if let Some(record) = &attempt.record {
         rerun.set_timestamp(moment(record.started));
         rerun.set_time(Duration::from_micros(record.duration_us));
-        if !record.output.text.is_empty() {
-            rerun.set_system_out(xml(&record.output.text));
-        }
     }
     rerun
+}
+
+/// What tools show of a failure: frameworks print what went wrong among what the test prints, and nothing tells one from
+/// the other for sure. So it is all of that, or the one line that there is.
+fn body<'a>(output: Option<&'a Output>, message: &'a str) -> &'a str {
+    output.map(|output| output.text.as_str()).filter(|text| !text.trim().is_empty()).unwrap_or(message)
+}
+
+fn output(attempt: &Attempt) -> Option<&Output> {
+    attempt.record.as_ref().map(|record| &record.output)
 }
 
 /// A text of the run as one that XML can hold. The JUnit writer's own text leaves out escape sequences and control

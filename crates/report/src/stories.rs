@@ -229,19 +229,19 @@ fn junit_has_every_attempt_and_is_valid() {
                 <properties>
                     <property name="worker" value="w1@h"/>
                 </properties>
-                <failure message="bad did not do it" type="failed"/>
+                <failure message="bad did not do it" type="failed">one &lt;&amp;&gt; two
+    </failure>
                 <rerunError timestamp="2025-11-24T08:00:00.000+00:00" time="0.009" message="bad did not do it" type="crashed">
-                    <system-out>three
-    </system-out>
+                    <stackTrace>three
+    </stackTrace>
                 </rerunError>
-                <system-out>one &lt;&amp;&gt; two
-    </system-out>
             </testcase>
             <testcase name="flaky" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.008">
                 <properties>
                     <property name="worker" value="w2@h"/>
                 </properties>
                 <flakyFailure timestamp="2025-11-24T08:00:00.000+00:00" time="0.007" message="flaky did not do it" type="failed">
+                    <stackTrace>flaky did not do it</stackTrace>
                 </flakyFailure>
             </testcase>
             <testcase name="skipped" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.000">
@@ -254,7 +254,7 @@ fn junit_has_every_attempt_and_is_valid() {
                 <properties>
                     <property name="worker" value="w1@h"/>
                 </properties>
-                <error message="its batch ended without a word of it" type="not_reported"/>
+                <error message="its batch ended without a word of it" type="not_reported">its batch ended without a word of it</error>
             </testcase>
             <testcase name="slow" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="1.500">
                 <properties>
