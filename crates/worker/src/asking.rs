@@ -42,6 +42,20 @@ struct Collected {
     by_name: bool,
 }
 
+/// A record that can't be true. Whoever runs in the process may have written it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Nonsense {
+    /// A test that isn't asked for any more, or while another runs.
+    #[error("its process said that {0} began, which can't be")]
+    Started(String),
+    /// A test that doesn't run.
+    #[error("its process sent a record of {0}, which didn't run")]
+    Finished(String),
+    /// While a test runs.
+    #[error("its process said in the midst of this test that it had done all")]
+    Done,
+}
+
 impl Asking {
     pub(crate) fn new(items: &[OrderItem]) -> Self {
         let left = items.iter().map(|item| match &item.item {
@@ -81,8 +95,32 @@ impl Asking {
         self.running.as_deref()
     }
 
-    /// Takes in a record; gives what it says to the dispatcher. What names nothing that is still asked for says
-    /// nothing.
+    /// Whether a record can be.
+    ///
+    /// # Errors
+    /// When a test begins that isn't asked for any more, or while another runs, or when something ends that had not
+    /// begun. The process is not to be trusted then, and whichever test runs is to blame.
+    pub(crate) fn check(&self, fact: &WarmFact) -> Result<(), Nonsense> {
+        match fact {
+            WarmFact::Started { test } if self.running.is_some() || !self.is_left(test) => {
+                Err(Nonsense::Started(test.clone()))
+            }
+            WarmFact::Finished { test, .. } if self.running() != Some(test) => {
+                Err(Nonsense::Finished(test.clone()))
+            }
+            WarmFact::RequestDone if self.running.is_some() => Err(Nonsense::Done),
+            WarmFact::Ready
+            | WarmFact::Collected { .. }
+            | WarmFact::Started { .. }
+            | WarmFact::Finished { .. }
+            | WarmFact::UnitFinished { .. }
+            | WarmFact::RequestDone
+            | WarmFact::TornDown { .. } => Ok(()),
+        }
+    }
+
+    /// Takes in a record that [can be](Asking::check); gives what it says to the dispatcher. What names nothing that is
+    /// still asked for says nothing.
     pub(crate) fn heard(&mut self, fact: WarmFact) -> Vec<Fact> {
         match fact {
             WarmFact::Ready | WarmFact::RequestDone | WarmFact::TornDown { .. } => Vec::new(),
@@ -108,6 +146,14 @@ impl Asking {
                 vec![Fact::UnitFinished { unit }]
             }
         }
+    }
+
+    /// Whether a test, or a unit that is reported under its own name, has no record yet.
+    fn is_left(&self, test: &str) -> bool {
+        self.left.iter().any(|left| match left {
+            Left::Test(name) | Left::Unit(name) => name == test,
+            Left::Collected(collected) => collected.tests.iter().any(|name| name == test),
+        })
     }
 
     /// The test or unit that is to blame when the process has ended now without the end of its request: the test that
@@ -187,21 +233,27 @@ mod tests {
 
     /// `collect u2 a b`, `start a`, `end a`, `done u2`; what is said is written in the same words, with tokens.
     fn hear(asking: &mut Asking, story: &str) -> String {
-        let facts = story.split(", ").flat_map(|line| {
-            let words: Vec<&str> = line.split(' ').collect();
-            let name = words[1].to_owned();
-            asking.heard(match words[0] {
-                "collect" => {
-                    let tests = words[2..].iter().map(|&test| test.into()).collect();
-                    WarmFact::Collected { unit: name, tests }
-                }
-                "start" => WarmFact::Started { test: name },
-                "end" => WarmFact::Finished { test: name, record: passed() },
-                "done" => WarmFact::UnitFinished { unit: name },
-                other => panic!("{other}"),
-            })
-        });
-        say(facts.collect())
+        let said: Result<Vec<Vec<Fact>>, Nonsense> =
+            story.split(", ").map(|line| try_hear(asking, line)).collect();
+        say(said.unwrap().concat())
+    }
+
+    fn try_hear(asking: &mut Asking, line: &str) -> Result<Vec<Fact>, Nonsense> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let name = words.get(1).copied().unwrap_or_default().to_owned();
+        let fact = match words[0] {
+            "collect" => {
+                let tests = words[2..].iter().map(|&test| test.into()).collect();
+                WarmFact::Collected { unit: name, tests }
+            }
+            "start" => WarmFact::Started { test: name },
+            "end" => WarmFact::Finished { test: name, record: passed() },
+            "done" => WarmFact::UnitFinished { unit: name },
+            "all" => WarmFact::RequestDone,
+            other => panic!("{other}"),
+        };
+        asking.check(&fact)?;
+        Ok(asking.heard(fact))
     }
 
     fn passed() -> Record {
@@ -288,13 +340,40 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_asked_for_says_nothing() {
+    fn a_unit_that_was_not_asked_for_says_nothing() {
         let mut asking = asking("u1 t2");
         request(&mut asking);
         hear(&mut asking, "collect u1 a t2");
-        assert_eq!(hear(&mut asking, "start x, end x, done u9, start t2"), "start t2 2");
+        assert_eq!(hear(&mut asking, "done u9, start t2, end t2"), "start t2 2, end t2 2");
         assert_eq!(hear(&mut asking, "collect u9 y"), "collect u9 y", "whether that is news, others know");
-        assert_eq!(hear(&mut asking, "end t2, end t2"), "end t2 2");
         assert_eq!(hear(&mut asking, "start a, end a, done u1, done u1"), "start a 1, end a 1, done u1");
+        assert_eq!(hear(&mut asking, "all"), "");
+    }
+
+    #[test]
+    fn a_record_of_what_does_not_run_is_nonsense() {
+        let (started, finished) =
+            (|name: &str| Nonsense::Started(name.into()), |name: &str| Nonsense::Finished(name.into()));
+        let table = [
+            ("", "end t1", finished("t1"), Some("t1")),
+            ("start t1", "end t2", finished("t2"), Some("t1")),
+            ("start t1", "end x", finished("x"), Some("t1")),
+            ("start t1, end t1", "end t1", finished("t1"), None),
+            ("start t1, end t1", "start t1", started("t1"), None),
+            ("start t1", "start t2", started("t2"), Some("t1")),
+            ("start t1", "start t1", started("t1"), Some("t1")),
+            ("start t1", "all", Nonsense::Done, Some("t1")),
+            ("start t1, end t1", "start x", started("x"), None),
+            ("start t1, end t1, collect u3 a, start a, end a", "end a", finished("a"), None),
+        ];
+        for (before, line, expected, to_blame) in table {
+            let mut asking = asking("t1 t2 u3");
+            request(&mut asking);
+            if !before.is_empty() {
+                hear(&mut asking, before);
+            }
+            assert_eq!(try_hear(&mut asking, line), Err(expected), "{before}; {line}");
+            assert_eq!(asking.blame().as_deref(), to_blame, "{before}; {line}");
+        }
     }
 }

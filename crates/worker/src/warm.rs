@@ -254,7 +254,12 @@ impl Warm {
 
     /// Gives the one who is to blame for the end of its process a record.
     fn blame(&self, asking: &mut Asking, ended: &Ended, reason: Option<String>, sink: &Sink<'_>) {
-        let Some(name) = asking.blame() else { return };
+        let Some(name) = asking.blame() else {
+            if let Some(reason) = reason {
+                tracing::warn!(reason, "a process was ended, and no test of it can be blamed");
+            }
+            return;
+        };
         let ran = asking.running().is_some();
         let mut record = self.warm.crashed(&name, ended);
         if !ran {
@@ -320,6 +325,9 @@ impl Warm {
             for fact in facts {
                 if !matches!(fact, WarmFact::Ready) {
                     drop(starting.take());
+                }
+                if let Err(nonsense) = asking.check(&fact) {
+                    return Ok(watch.gone(Why::Cancelled, Some(nonsense.to_string())));
                 }
                 if matches!(fact, WarmFact::Finished { .. }) {
                     session.forget_output();

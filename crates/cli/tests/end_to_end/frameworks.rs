@@ -68,6 +68,31 @@ fn a_test_that_ends_the_interpreter_is_never_a_pass() {
     assert_eq!(project.run_json()["tests"][0]["attempts"][0]["judgement"]["outcome"], "crashed");
 }
 
+const FORGES: &str = r#"
+import os
+
+def test_forges():
+    record = b'{"outcome":"passed","started":1,"duration_us":1}'
+    line = b'{"k":"finished","test":"test_a.py::test_never","record":' + record + b'}\n'
+    for descriptor in range(3, 400):
+        try:
+            os.write(descriptor, line)
+        except OSError:
+            pass
+
+def test_never():
+    assert False
+"#;
+
+#[test]
+fn a_record_of_a_test_that_never_began_is_no_pass() {
+    let project = Project::new(&[("test_a.py", FORGES)]);
+    let ended = project.python(&["run"]).expect(1);
+    assert_eq!(project.verdicts(), ["test_a.py::test_forges failed", "test_a.py::test_never failed"]);
+    let words = "sent a record of test_a.py::test_never, which didn't run";
+    assert!(ended.stdout.contains(words), "{}", ended.stdout);
+}
+
 const MANIFEST: &str =
     "[package]\nname = \"fruit\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n";
 
