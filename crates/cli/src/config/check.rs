@@ -16,6 +16,7 @@ impl Config {
                 return Err(self.source.wrong_key(&path, message, None));
             }
             self.check_keys(&path, suite)?;
+            self.check_arguments(&path, suite)?;
             self.check_variables(&path, &suite.env)?;
             self.check_commands(&path, suite)?;
         }
@@ -38,6 +39,17 @@ impl Config {
         let message = format!("`{key}` says nothing to the adapter {adapter}");
         let help = "remove it, or choose another adapter".to_owned();
         Err(self.source.wrong_key(&[path, &[Step::Key(key)]].concat(), message, Some(help)))
+    }
+
+    /// Refuses arguments that would change nothing: what follows `--` is for test binaries, and `cargo test` starts none here.
+    fn check_arguments(&self, path: &[Step<'_>], suite: &SuiteConfig) -> Result<(), CliError> {
+        let after = suite.args.iter().position(|argument| argument == "--");
+        let Some(at) = after.filter(|_| suite.adapter == Kind::Cargo) else { return Ok(()) };
+        let path = [path, &[Step::Key("args"), Step::At(at)]].concat();
+        let message =
+            "what follows `--` is for test binaries, which get their arguments from regatta alone".to_owned();
+        let help = "choose tests with --filter and --exclude; ignored tests can't be asked for".to_owned();
+        Err(self.source.wrong_key(&path, message, Some(help)))
     }
 
     /// Refuses names that no process can be given, and values with a NUL (POSIX: `name=value`, ended by NUL).

@@ -104,6 +104,21 @@ fn a_key_of_another_adapter() {
 }
 
 #[test]
+fn arguments_that_no_test_binary_would_get() {
+    insta::assert_snapshot!(wrong("[suite.c]\nadapter = \"cargo\"\nargs = [\"--release\", \"--\", \"--ignored\"]\n"), @r#"
+    error: regatta.toml says something that regatta doesn't understand
+      × what follows `--` is for test binaries, which get their arguments from regatta alone
+       ╭─[regatta.toml:3:22]
+     2 │ adapter = "cargo"
+     3 │ args = ["--release", "--", "--ignored"]
+       ·                      ──┬─
+       ·                        ╰── here
+       ╰────
+      help: choose tests with --filter and --exclude; ignored tests can't be asked for
+    "#);
+}
+
+#[test]
 fn whatever_is_wrong_is_shown_where_it_is() {
     let suite = "[suite.s]\nadapter = \"commands\"\n";
     let test = |name: &str| format!("[[suite.s.test]]\nname = \"{name}\"\nrun = \"true\"\n");
