@@ -69,6 +69,31 @@ fn nobody_who_works_is_said_with_what_to_do_and_ends_with_3() {
 }
 
 #[test]
+fn what_a_stopped_run_left_at_its_queue_is_not_run_by_a_worker_that_starts_later() {
+    let url = shared_node().url();
+    let queue = "cli-left";
+    let project = Project::of_commands(&[("left", "touch executed"), ("next", "true")]);
+    let configuration =
+        format!("[suite.smoke]\nadapter = \"commands\"\nfile = \"list.txt\"\nqueue = \"{queue}\"\n");
+    project.write("regatta.toml", &configuration);
+    let run = |test| {
+        Running::start(project.command(&["run", "--broker", &url, "--format", "json", "--filter", test]))
+    };
+    let mut stopped = run("left");
+    stopped.wait_for("\"nobody_works\"");
+    stopped.signal(Signal::SIGINT);
+    stopped.wait().expect(130);
+    // In the same queue, behind it.
+    let mut next = run("next");
+    next.wait_for("\"batch_sent\"");
+    let _working =
+        Running::start(project.command(&["worker", "-Q", queue, "--broker", &url, "--slots", "1"]));
+    next.wait().expect(0);
+    assert_eq!(project.verdicts(), ["next passed"]);
+    assert!(!project.path().join("executed").exists());
+}
+
+#[test]
 fn status_of_a_queue_that_nobody_made_is_3_and_says_how_to_make_it() {
     let project = Project::of_commands(&[("a", "true")]);
     let ended = project.regatta(&["status", "--broker", &shared_node().url(), "-Q", "cli-nowhere"]).expect(3);
