@@ -12,7 +12,7 @@ use regatta_celery::{Broker, BrokerUrl};
 use regatta_console::node_name;
 use regatta_dispatch::{Input, Ledger};
 use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord, Stamped, TeardownFailed};
-use regatta_store::{JUNIT_FILE, RUN_FILE, RUNS_KEPT_MAX, RunFolder, State, Store};
+use regatta_store::{EVENTS_FILE, JUNIT_FILE, RUN_FILE, RUNS_KEPT_MAX, RunFolder, State, Store, read_events};
 use regatta_worker::{Ahead, Cancel, Fence, RunError, Worked, WorkerConfig};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -112,14 +112,21 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
             stops.kill.cancel();
             // The first error is the one that counts.
             let _ended = worker.end().await;
+            if let Some(record) = known_so_far(&recorder, &folder) {
+                let _kept = keep(&record, Exit::Fault, recorder.into_inner(), &folder, &state, &listing);
+            }
             return Err(error);
         }
     };
     // It has ended already, unless it was killed.
-    worker.end().await?;
+    let ended = worker.end().await;
     while listers.join_next().await.is_some() {}
     broker.close().await;
-    finish(&record, recorder.into_inner(), &folder, &state, &listing)
+    let exit = Exit::of(&record);
+    let kept = keep(&record, exit, recorder.into_inner(), &folder, &state, &listing);
+    ended?;
+    kept?;
+    tests_or_words(&record, exit)
 }
 
 /// What stops what.
@@ -328,19 +335,31 @@ async fn drive(
     }
 }
 
-/// Writes what is kept of the run, shows its end, and says how to exit.
-fn finish(
+/// What the ledger has of a run that could not go on; none if it never began.
+fn known_so_far(recorder: &RefCell<Recorder>, folder: &RunFolder) -> Option<RunRecord> {
+    // What can't be written now is not known either.
+    let _ = recorder.borrow_mut().flush();
+    let facts = read_events(&folder.path().join(EVENTS_FILE)).ok()?;
+    let mut record = RunRecord::default();
+    facts.iter().for_each(|fact| record.apply(fact));
+    record.run.is_some().then_some(record)
+}
+
+/// Writes what is kept of the run, and shows its end. One of them failing keeps none of the others from being tried.
+///
+/// # Errors
+/// The first thing that can't be written.
+fn keep(
     record: &RunRecord,
+    exit: Exit,
     recorder: Recorder,
     folder: &RunFolder,
     state: &Option<State>,
     listing: &Listing,
-) -> Result<Exit, CliError> {
-    let exit = Exit::of(record);
-    let (face, collected) = recorder.close().map_err(|error| unwritable(folder, &error))?;
-    let written = folder
-        .write(RUN_FILE, |out| regatta_report::write_run(out, record, VERSION, exit.code()))
-        .and_then(|()| folder.write(JUNIT_FILE, |out| regatta_report::write_junit(out, record)));
+) -> Result<(), CliError> {
+    let (face, collected, ledger) = recorder.close();
+    let run = folder.write(RUN_FILE, |out| regatta_report::write_run(out, record, VERSION, exit.code()));
+    let junit = folder.write(JUNIT_FILE, |out| regatta_report::write_junit(out, record));
     listing.remember(&collected);
     let mut store = listing.store.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(Err(error)) = store.as_mut().map(|store| store.keep(record)) {
@@ -351,8 +370,12 @@ fn finish(
         tracing::warn!(%error, "old runs can't be removed");
     }
     let shown = face.end(record, relative(folder));
-    written.map_err(|error| unwritable(folder, &error))?;
-    shown?;
+    ledger.and(run).and(junit).map_err(|error| unwritable(folder, &error))?;
+    shown
+}
+
+/// How the process ends, with words where there were no tests: nothing else that was shown says what to do.
+fn tests_or_words(record: &RunRecord, exit: Exit) -> Result<Exit, CliError> {
     if exit == Exit::NoTests {
         return Err(CliError::no_tests(record.suites_empty().next().filter(|_| record.totals().tests > 0)));
     }

@@ -117,30 +117,33 @@ impl RunFolder {
     /// Writes a file whole or not at all.
     ///
     /// # Errors
-    /// When it can't be written; an older file of that name is untouched then.
+    /// When it can't be written; an older file of that name is untouched then, and nothing of the new one is left.
     pub fn write(
         &self,
         name: &str,
         content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
         let unfinished = self.path.join(format!(".{name}.unfinished"));
-        let mut writer = io::BufWriter::new(File::create(&unfinished)?);
-        content(&mut writer)?;
-        writer.flush()?;
-        drop(writer);
-        fs::rename(unfinished, self.path.join(name))
+        let write = || {
+            let mut writer = io::BufWriter::new(File::create(&unfinished)?);
+            content(&mut writer)?;
+            // Without it a power cut could leave the new name with no content.
+            writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+            fs::rename(&unfinished, self.path.join(name))
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&unfinished)))
     }
 }
 
 /// The ledger of a run: facts are appended, and are with the operating system after [`Ledger::flush`]. So they survive
 /// the death of this process; a power cut may take the last ones.
 #[derive(Debug)]
-pub struct Ledger {
-    file: File,
+pub struct Ledger<W: Write = File> {
+    file: W,
     waiting: Vec<u8>,
 }
 
-impl Ledger {
+impl<W: Write> Ledger<W> {
     /// Appends a fact, and answers the line that it became.
     ///
     /// # Errors
@@ -158,17 +161,27 @@ impl Ledger {
     /// Hands what waits to the operating system.
     ///
     /// # Errors
-    /// When the disk takes no more.
+    /// When the disk takes no more. What it took is not handed over again: where there is room later, the file goes on
+    /// where it ended.
     pub fn flush(&mut self) -> io::Result<()> {
-        if !self.waiting.is_empty() {
-            self.file.write_all(&self.waiting)?;
-            self.waiting.clear();
-        }
-        Ok(())
+        let mut taken = 0;
+        let flushed = loop {
+            if taken == self.waiting.len() {
+                break Ok(());
+            }
+            match self.file.write(&self.waiting[taken..]) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => taken += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.waiting.drain(..taken);
+        flushed
     }
 }
 
-impl Drop for Ledger {
+impl<W: Write> Drop for Ledger<W> {
     fn drop(&mut self) {
         // Whoever needs to know whether it worked has flushed before.
         let _ = self.flush();
@@ -226,6 +239,38 @@ mod tests {
         });
         assert!(failed.is_err());
         assert_eq!(fs::read(folder.path().join(RUN_FILE)).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing of it is left");
+    }
+
+    /// A disk that takes a few bytes, is full then, and after that has room.
+    #[derive(Default)]
+    struct Full(Vec<u8>, u32);
+
+    impl Write for &mut Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            match self.1 {
+                1 => self.0.write(&bytes[..5]),
+                2 => Err(io::ErrorKind::StorageFull.into()),
+                _ => self.0.write(bytes),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_ledger_goes_on_where_a_full_disk_ended_it() {
+        let mut disk = Full::default();
+        let mut ledger = Ledger { file: &mut disk, waiting: Vec::new() };
+        let fact = Stamped { at: Time(1), event: RunEvent::BrokerBack };
+        let line = ledger.append(&fact).unwrap().to_vec();
+        assert_eq!(ledger.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        ledger.append(&fact).unwrap();
+        drop(ledger);
+        assert_eq!(disk.0, [line.clone(), line].concat());
     }
 
     #[test]

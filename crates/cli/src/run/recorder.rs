@@ -56,9 +56,10 @@ impl Recorder {
         self.ledger.flush()
     }
 
-    /// Closes the ledger; gives back the face, and which tests the units held that were collected.
-    pub(crate) fn close(mut self) -> io::Result<(Face, Collected)> {
-        self.ledger.flush()?;
-        Ok((self.face, self.collected))
+    /// Closes the ledger; gives back the face, which tests the units held that were collected, and whether the ledger has
+    /// everything.
+    pub(crate) fn close(mut self) -> (Face, Collected, io::Result<()>) {
+        let flushed = self.ledger.flush();
+        (self.face, self.collected, flushed)
     }
 }

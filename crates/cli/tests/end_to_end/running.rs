@@ -1,6 +1,6 @@
 //! Verdicts and exit codes, on commands.
 
-use crate::project::{Project, somebody_runs};
+use crate::project::{Project, Running, somebody_runs};
 
 #[test]
 fn all_passed_is_0_and_leaves_its_files() {
@@ -217,4 +217,30 @@ fn a_path_that_a_shell_completes_is_a_pattern() {
     assert_eq!(project.regatta(&["list", "./own*"]).expect(0).stdout, "smoke ./own\n");
     let others = project.regatta(&["list", "--exclude", "./t/a", "t/*"]).expect(0);
     assert_eq!(others.stdout, "smoke t/b::x\n");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_keeps_no_other_from_being() {
+    let project = Project::of_commands(&[("a", "true")]);
+    project.write("results/.run.json.unfinished/file", "in the way");
+    let ended = project.regatta(&["run", "--results", "results"]).expect(3);
+    assert!(ended.stdout.contains("1 passed") && ended.stderr.contains("can't be written"), "{ended:?}");
+    assert!(project.path().join("results/junit.xml").exists());
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_what_is_known_is_shown() {
+    // What a process that may write no larger file gets (EFBIG), as from a disk that is full (ENOSPC).
+    let project = Project::of_commands(&[("a", "true"), ("b", "seq 9999"), ("c", "sleep 86400.5")]);
+    let binary = env!("CARGO_BIN_EXE_regatta");
+    let limited = format!("trap \"\" XFSZ; ulimit -f 32; exec {binary} run -j 1");
+    let ended = Running::start(project.program("sh", &["-c", &limited])).wait().expect(3);
+    assert!(ended.stdout.contains("1 passed"), "{ended:?}");
+    assert!(ended.stderr.contains("ledger"), "{ended:?}");
+    assert_eq!(project.verdicts(), ["a passed", "b -", "c -"]);
+    project.regatta(&["show"]).expect(3);
+    let files = std::fs::read_dir(project.run_folder()).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["events.jsonl", "junit.xml", "run.json"]);
 }
