@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use regatta_model::Input;
+use regatta_model::{Input, Unit};
 use regatta_store::{State, Store};
 use regatta_worker::Cancel;
 
@@ -13,6 +13,9 @@ use crate::listing::{LIST_TIMEOUT, Listing, fence};
 use crate::out::Out;
 use crate::project::{self, Project, Trees};
 use crate::surroundings::base_env;
+
+/// How many files are named that could not be collected; the list has all of them.
+const NAMED_MAX: usize = 10;
 
 /// Lists tests, suite by suite.
 pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
@@ -37,6 +40,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
     };
     let mut out = Out::new();
     let (mut found, mut empty, mut faults) = (0, None, Vec::new());
+    let mut uncollected = Vec::new();
     for suite in &project.suites {
         let before = found;
         let mut emit = |input| match input {
@@ -44,8 +48,8 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
                 found += tests.len() + units.len();
                 let tests =
                     tests.iter().map(|listed| (&listed.test.suite, &listed.test.name, listed.unit.as_ref()));
-                let units = units.iter().map(|unit| (&unit.suite, &unit.name, Some(unit)));
-                for (suite, name, unit) in tests.chain(units) {
+                let files = units.iter().map(|unit| (&unit.suite, &unit.name, Some(unit)));
+                for (suite, name, unit) in tests.chain(files) {
                     out.line(&match args.format {
                         Format::Human => format!("{suite} {name}"),
                         Format::Json => {
@@ -54,6 +58,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
                         }
                     });
                 }
+                uncollected.extend(units);
             }
             Input::ListingEnded { fault, .. } => faults.extend(fault),
             _ => {}
@@ -67,6 +72,9 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
     if let Some(fault) = faults.into_iter().next() {
         return Err(CliError::new(Exit::Fault, fault.message));
     }
+    if !uncollected.is_empty() {
+        return Err(not_collected(&uncollected));
+    }
     if found == 0 {
         return Err(CliError::no_tests(None));
     }
@@ -74,4 +82,17 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
         Some(suite) => Err(CliError::no_tests(Some(&suite))),
         None => Ok(Exit::Passed),
     }
+}
+
+/// What can't be collected stands in the list as a file, which must not look like a test of that name.
+fn not_collected(units: &[Unit]) -> CliError {
+    let mut named: Vec<String> =
+        units.iter().take(NAMED_MAX).map(|unit| format!("{} {}", unit.suite, unit.name)).collect();
+    if units.len() > NAMED_MAX {
+        named.push(format!("and {} more", units.len() - NAMED_MAX));
+    }
+    let named = named.join(", ");
+    CliError::new(Exit::Fault, format!("listed as files, since their tests could not be collected: {named}"))
+        .hint("regatta run says for each of them what is wrong")
+        .hint("one that takes longer than `list-timeout` is not waited for")
 }

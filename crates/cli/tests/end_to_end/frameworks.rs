@@ -48,6 +48,25 @@ fn a_filter_chooses_the_same_whether_the_tests_are_remembered_or_not() {
 }
 
 #[test]
+fn a_file_that_cannot_be_collected_is_no_test_in_a_list() {
+    let project = Project::new(&[
+        ("regatta.toml", "list-timeout = \"5s\"\n[suite.u]\nadapter = \"pytest\"\n"),
+        ("test_bad.py", "import nothing_of_that_name\ndef test_a(): pass\n"),
+        ("test_good.py", "def test_a(): pass\n"),
+    ]);
+    let listed = project.python(&["list"]).expect(3);
+    let mut lines: Vec<&str> = listed.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["u test_bad.py", "u test_good.py::test_a"]);
+    let said = "error: listed as files, since their tests could not be collected: u test_bad.py\n";
+    assert!(listed.stderr.starts_with(said), "{}", listed.stderr);
+    project.write("test_bad.py", "import time\ntime.sleep(300)\n");
+    let listed = project.python(&["list"]).expect(3);
+    assert!(listed.stderr.starts_with(said) && listed.stderr.contains("list-timeout"), "{}", listed.stderr);
+    project.python(&["list", "--exclude", "bad"]).expect(0);
+}
+
+#[test]
 fn the_second_run_knows_the_tests_of_an_unchanged_file() {
     let project = Project::new(&[("test_a.py", "def test_a(): pass\n")]);
     project.python(&["run"]).expect(0);
