@@ -181,7 +181,19 @@ impl Broker {
     pub async fn publish(&self, publishing: Publishing) -> Result<(), PublishError> {
         match &self.kind {
             Kind::Embedded(hub) => hub.publish(publishing),
-            Kind::Amqp(amqp) => amqp.publish(publishing).await,
+            Kind::Amqp(amqp) => amqp.publish(publishing, tokio::time::sleep(amqp.timeout())).await,
+        }
+    }
+
+    /// The same, and waits for the confirm until `enough` ends.
+    pub(crate) async fn publish_until(
+        &self,
+        publishing: Publishing,
+        enough: impl Future<Output = ()>,
+    ) -> Result<(), PublishError> {
+        match &self.kind {
+            Kind::Embedded(hub) => hub.publish(publishing),
+            Kind::Amqp(amqp) => amqp.publish(publishing, enough).await,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::transport::{
 use crate::wire::TaskMessage;
 use crate::worker::execution::Execution;
 use crate::worker::hands::dead_letter_headers;
+use crate::worker::outbox::Outbox;
 
 /// How much longer than its TTL an unused delay queue lives.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(600);
@@ -51,7 +52,7 @@ impl Aside {
     /// itself as the parent.
     pub(crate) async fn retry(
         &self,
-        broker: &Broker,
+        outbox: &Outbox,
         execution: &Execution,
         delay: Duration,
         now: SystemTime,
@@ -62,24 +63,24 @@ impl Aside {
         properties.headers.insert("retries", Value::from(i64::from(execution.retries) + 1));
         properties.headers.insert("eta", Value::from(eta.as_str()));
         properties.headers.insert("parent_id", Value::from(&*execution.id));
-        self.publish(broker, delay_queue(&execution.queue, step), properties, body).await
+        self.publish(outbox, delay_queue(&execution.queue, step), properties, body).await
     }
 
     /// Publishes a task that came too early, unchanged, to come back after `delay`.
     pub(crate) async fn postpone(
         &self,
-        broker: &Broker,
+        outbox: &Outbox,
         envelope: &Envelope,
         delay: Duration,
     ) -> Result<(), PublishError> {
         let (properties, body) = again(envelope)?;
-        self.publish(broker, delay_queue(&envelope.queue, delay_step(delay)), properties, body).await
+        self.publish(outbox, delay_queue(&envelope.queue, delay_step(delay)), properties, body).await
     }
 
     /// Publishes a message that can't be run to where somebody can look at it.
     pub(crate) async fn dead_letter(
         &self,
-        broker: &Broker,
+        outbox: &Outbox,
         envelope: &Envelope,
         reason: &str,
     ) -> Result<(), PublishError> {
@@ -89,29 +90,34 @@ impl Aside {
         for (name, value) in dead_letter_headers(queue, reason, SystemTime::now()) {
             properties.headers.insert(name, value);
         }
-        self.publish(broker, Queue::celery(&dead_queue_name(queue)), properties, envelope.body.clone()).await
+        self.publish(outbox, Queue::celery(&dead_queue_name(queue)), properties, envelope.body.clone()).await
     }
 
     async fn publish(
         &self,
-        broker: &Broker,
+        outbox: &Outbox,
         queue: Queue,
         properties: Properties,
         body: bytes::Bytes,
     ) -> Result<(), PublishError> {
         let routing_key = queue.name().to_owned();
         if !self.is_ready(&routing_key) {
-            ready(broker, queue).await?;
+            outbox.ready(&queue).await?;
             self.lock().insert(routing_key.clone(), Instant::now());
         }
-        let publishing = Publishing {
+        let publishing = || Publishing {
             exchange: "".into(),
             routing_key: routing_key.clone(),
-            properties,
-            body,
+            properties: properties.clone(),
+            body: body.clone(),
             mandatory: true,
         };
-        let published = broker.publish(publishing).await;
+        let mut published = outbox.publish(publishing).await;
+        if matches!(published, Err(PublishError::Unroutable { .. })) {
+            // Somebody deleted it.
+            outbox.ready(&queue).await?;
+            published = outbox.publish(publishing).await;
+        }
         if published.is_err() {
             self.lock().remove(&routing_key);
         }
@@ -170,16 +176,4 @@ pub(crate) async fn ensure(broker: &Broker, queue: Queue) -> Result<(), Transpor
         Err(error) if error.is_no_queue() => broker.declare(&Topology::default().queue(queue)).await,
         Err(error) => Err(error),
     }
-}
-
-/// The same before a publishing. A connection that is lost meanwhile is a passing trouble, and no word of the broker's
-/// about the queue.
-pub(crate) async fn ready(broker: &Broker, queue: Queue) -> Result<(), PublishError> {
-    let routing_key = queue.name().to_owned();
-    ensure(broker, queue).await.map_err(|error| {
-        if error.is_refusal() || error.is_passing() {
-            return PublishError::Transport(error);
-        }
-        PublishError::Lost { routing_key, reason: error.to_string() }
-    })
 }

@@ -9,16 +9,15 @@ use crate::client::{Facts, new_id};
 use crate::clock::{LogicalClock, iso, seconds};
 use crate::emitter::{Emitter, json};
 use crate::error::{CELERY_MODULE, TaskError};
-use crate::transport::{
-    Broker, Envelope, PublishError, Publishing, Queue, Settle, SettleError, Settler, Value,
-};
+use crate::transport::{Envelope, PublishError, Publishing, Queue, Settle, SettleError, Settler, Value};
 use crate::wire::{RawJson, ResultMessage, State};
-use crate::worker::aside::{Aside, ready};
+use crate::worker::aside::Aside;
 use crate::worker::conclude::Conclusion;
 use crate::worker::execution::Execution;
 use crate::worker::follow::{self, Step};
 use crate::worker::intake::Asker;
 use crate::worker::options::{DeadLetter, ResultRoute, WorkerOptions};
+use crate::worker::outbox::{Outbox, is_final};
 use crate::worker::slots::Settlement;
 
 /// How long a worker tries to reach a reply queue that isn't there: its owner may be reconnecting. After that the
@@ -28,8 +27,8 @@ const CALLER_GONE_AFTER: Duration = Duration::from_secs(5);
 /// The time between two such tries.
 const CALLER_RETRY: Duration = Duration::from_millis(250);
 
-/// How long a worker waits before it gives a task back whose result the broker didn't take, so that a broken exchange
-/// doesn't make a hot loop of it.
+/// How long a worker waits before it gives a task back whose result the broker didn't take, so that no hot loop comes of
+/// it.
 const GIVE_BACK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest representation of a value in an event; Celery's own limit.
@@ -39,7 +38,7 @@ const REPR_LIMIT: usize = 1024;
 pub(crate) struct Hands {
     /// Says where following steps go.
     pub(crate) app: App,
-    pub(crate) broker: Broker,
+    pub(crate) outbox: Outbox,
     pub(crate) options: WorkerOptions,
     pub(crate) clock: Arc<LogicalClock>,
     /// `None` when the worker sends no events at all.
@@ -111,7 +110,9 @@ impl Hands {
         let Some(reply_to) = execution.reply_to() else { return Ok(()) };
         let message = ResultMessage::new(&*execution.id, state, meta);
         let correlation = execution.message.correlation_id.as_deref();
-        self.broker.publish(self.addressed(&message, reply_to, correlation, &execution.facts(None))).await
+        // It is worth less than the wait.
+        let publishing = self.addressed(&message, reply_to, correlation, &execution.facts(None));
+        self.outbox.broker.publish(publishing).await
     }
 
     /// Does what follows from an execution, and settles its delivery.
@@ -173,7 +174,7 @@ impl Hands {
         if self.options.dead_letter == DeadLetter::Broker {
             return Ok(DeadLetter::Broker);
         }
-        match self.aside.dead_letter(&self.broker, envelope, reason).await {
+        match self.aside.dead_letter(&self.outbox, envelope, reason).await {
             Ok(()) => Ok(DeadLetter::Queue),
             // To give it back would be to get it again at once, for ever.
             Err(error) if is_final(&error) => {
@@ -277,10 +278,10 @@ impl Hands {
                 let (exchange, routing_key) = (exchange.as_str().into(), routing_key.clone());
                 Publishing { exchange, routing_key, properties, body, mandatory: true }
             };
-            let mut published = self.broker.publish(publishing()).await;
+            let mut published = self.outbox.publish(publishing).await;
             if matches!(published, Err(PublishError::Unroutable { .. })) && exchange.is_empty() {
-                published = match ready(&self.broker, Queue::celery(&routing_key)).await {
-                    Ok(()) => self.broker.publish(publishing()).await,
+                published = match self.outbox.ready(&Queue::celery(&routing_key)).await {
+                    Ok(()) => self.outbox.publish(publishing).await,
                     Err(error) => Err(error),
                 };
             }
@@ -356,7 +357,7 @@ impl Hands {
         delay: Duration,
         now: SystemTime,
     ) -> Result<(), PublishError> {
-        match self.aside.retry(&self.broker, execution, delay, now).await {
+        match self.aside.retry(&self.outbox, execution, delay, now).await {
             Err(refused) if is_final(&refused) => {
                 let message = format!("{}; it can't be tried again: {refused}", error.message);
                 return self.fail(execution, &TaskError { message, ..error.clone() }, now).await;
@@ -398,7 +399,7 @@ impl Hands {
     async fn deliver(&self, reply_to: &str, publishing: impl Fn() -> Publishing) -> Result<(), PublishError> {
         let mut patience = None;
         loop {
-            match self.broker.publish(publishing()).await {
+            match self.outbox.publish(&publishing).await {
                 Err(PublishError::Unroutable { .. }) => {
                     let began = *patience.get_or_insert_with(Instant::now);
                     if began.elapsed() >= CALLER_GONE_AFTER {
@@ -427,7 +428,7 @@ impl Hands {
             ResultRoute::Exchange { exchange, key_prefix } => {
                 // The broker checks the name, so a reader may trust it (RabbitMQ, "Validated User-ID").
                 properties.user_id =
-                    Some(self.broker.url().user().to_owned()).filter(|user| !user.is_empty());
+                    Some(self.outbox.broker.url().user().to_owned()).filter(|user| !user.is_empty());
                 (exchange.clone(), format!("{key_prefix}.{reply_to}"))
             }
         };
@@ -495,7 +496,7 @@ impl Hands {
         settler: Settler,
     ) -> Settlement {
         let delay = eta.duration_since(SystemTime::now()).unwrap_or_default();
-        match self.aside.postpone(&self.broker, envelope, delay).await {
+        match self.aside.postpone(&self.outbox, envelope, delay).await {
             // Without the right to make that queue it comes again and again until its time has come: a poor wait, and
             // better than none.
             Err(error) if is_final(&error) => {
@@ -505,12 +506,6 @@ impl Hands {
             published => self.settle(published, id, envelope, settler).await,
         }
     }
-}
-
-/// Whether no later try can help: the broker has said no, or can't be told at all (a message is too large, a name too
-/// long).
-fn is_final(error: &PublishError) -> bool {
-    matches!(error, PublishError::Transport(error) if !error.is_passing())
 }
 
 /// The same error without what can make its message too large for the broker; `None` where that is nothing.

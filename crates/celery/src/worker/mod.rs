@@ -1,8 +1,8 @@
 //! The worker: deliveries in, executions, results out, settled.
 //!
 //! [`Worker::run`] is one loop that only carries things: [`intake`] says what a delivery is, [`slots`] what to do with
-//! it, [`execution`] runs it in a task of its own, [`conclude`] decides what its end means, and [`hands`] publishes and
-//! settles.
+//! it, [`execution`] runs it in a task of its own, [`conclude`] decides what its end means, and [`hands`] publishes,
+//! through [`outbox`], and settles.
 
 mod aside;
 mod conclude;
@@ -11,6 +11,7 @@ mod follow;
 mod hands;
 mod intake;
 mod options;
+mod outbox;
 mod remote;
 mod round;
 mod slots;

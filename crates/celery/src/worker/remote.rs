@@ -80,7 +80,7 @@ impl Round {
         nodes.insert(self.hands.options.name.clone(), value);
         let reply = ControlReply { ticket: request.ticket, clock: self.hands.clock.tick(), nodes };
         let publishing = reply.publishing(&reply_to);
-        let broker = self.hands.broker.clone();
+        let broker = self.hands.outbox.broker.clone();
         tokio::spawn(async move {
             if let Err(error) = broker.publish(publishing).await {
                 tracing::debug!(%error, "an answer to remote control was not published");
@@ -131,7 +131,7 @@ impl Round {
 
     fn stats(&self) -> Value {
         let (hands, pid) = (&self.hands, std::process::id());
-        let url = hands.broker.url();
+        let url = hands.outbox.broker.url();
         json!({
             "total": self.total,
             "pid": pid,
@@ -176,7 +176,7 @@ impl Round {
     fn conf(&self) -> Value {
         let options = &self.hands.options;
         json!({
-            "broker_url": self.hands.broker.url().to_string(),
+            "broker_url": self.hands.outbox.broker.url().to_string(),
             "result_backend": "rpc://",
             "task_acks_late": true,
             "task_track_started": options.track_started,
@@ -191,7 +191,7 @@ impl Round {
             crate::emitter::IDENT,
             env!("CARGO_PKG_VERSION"),
             self.hands.app.name(),
-            self.hands.broker.url()
+            self.hands.outbox.broker.url()
         )
     }
 

@@ -11,12 +11,14 @@ use crate::error::WorkerError;
 use crate::transport::{Broker, Consume, Queue, TransportError};
 use crate::worker::aside::{Aside, ensure};
 use crate::worker::hands::Hands;
+use crate::worker::outbox::Outbox;
 use crate::worker::remote::Pidbox;
 use crate::worker::round::{Round, Voice};
 use crate::worker::{Worker, WorkerOptions};
 
 pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
     let Worker { app, broker, options, phase } = worker;
+    let outbox = Outbox { broker: broker.clone(), phase: phase.subscribe() };
     options.check().map_err(|reason| WorkerError::Options { worker: options.name.clone(), reason })?;
     for queue in &options.queues {
         let made = ensure(&broker, Queue::celery(queue)).await;
@@ -35,7 +37,7 @@ pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
             false => None,
         };
     let emitter = voice.as_ref().map(|voice| Arc::clone(&voice.emitter));
-    let hands = Arc::new(Hands { app, broker, options, clock, emitter, aside: Aside::default() });
+    let hands = Arc::new(Hands { app, outbox, options, clock, emitter, aside: Aside::default() });
     let mut consumers = SelectAll::new();
     for queue in &hands.options.queues {
         let spec = Consume {
@@ -45,7 +47,7 @@ pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
             exclusive: false,
             tag: format!("{}-{queue}", hands.options.name),
         };
-        let consumer = hands.broker.consume(spec).await;
+        let consumer = broker.consume(spec).await;
         consumers.push(consumer.map_err(|source| WorkerError::Consume {
             worker: hands.options.name.clone(),
             queue: queue.clone(),

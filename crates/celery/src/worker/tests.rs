@@ -160,6 +160,33 @@ fn a_task_whose_answer_nobody_may_give_is_dead_lettered() {
 }
 
 #[test]
+fn an_alarm_makes_no_task_run_again_and_no_answer_come_twice() {
+    run(async {
+        let node = Node::start();
+        let caller = connect(&node.url()).await;
+        let (app, count) = counted();
+        declare(&caller, Queue::celery("q")).await;
+        let mut answers = answers(&caller).await;
+        send(&caller, "q", &asked("good")).await;
+        node.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+        let url = node.url().parse().unwrap();
+        // What waits for a confirm no longer than this gives up several times in the time below.
+        let impatient = ConnectOptions { timeout: Duration::from_secs(1), ..ConnectOptions::default() };
+        let broker = Broker::connect(&url, impatient).await.unwrap();
+        let _worker = start(&app, &broker, "q");
+        let early = tokio::time::timeout(Duration::from_secs(6), answer(&mut answers)).await;
+        assert!(early.is_err(), "there was no alarm: {early:?}");
+        node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+        assert_eq!(answer(&mut answers).await.status.as_str(), "SUCCESS");
+        let mut next = asked("good");
+        next.id = "next".to_owned();
+        send(&caller, "q", &next).await;
+        assert_eq!(&*answer(&mut answers).await.task_id, "next", "the first came once");
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+    });
+}
+
+#[test]
 fn a_failure_is_final_whether_its_followers_can_be_published_or_not() {
     run(async {
         let node = Node::start();

@@ -13,7 +13,7 @@ mod subscription;
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::Confirmation;
 use tokio::sync::watch;
@@ -128,20 +128,36 @@ impl Amqp {
         self.session("a deletion").await?.delete_queue(queue).await
     }
 
-    pub(super) async fn publish(&self, publishing: Publishing) -> Result<(), PublishError> {
+    /// The limit for every single wait for the broker.
+    pub(super) fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
+    pub(super) async fn publish(
+        &self,
+        publishing: Publishing,
+        enough: impl Future<Output = ()>,
+    ) -> Result<(), PublishError> {
         let session = self.session("a publishing").await?;
-        let timeout = self.options.timeout;
-        let confirmation = match tokio::time::timeout(timeout, session.publish(&publishing)).await {
-            Ok(Ok(confirmation)) => confirmation,
-            Ok(Err(Unsent::Refused(refused))) => return Err(refused.into()),
-            Ok(Err(Unsent::Lost(error))) => {
-                let reason = session.lost_because().unwrap_or_else(|| error.to_string());
-                return Err(PublishError::Lost { routing_key: publishing.routing_key, reason });
+        let began = Instant::now();
+        let lost = |reason| PublishError::Lost { routing_key: publishing.routing_key.clone(), reason };
+        let sent = tokio::select! {
+            biased;
+            sent = session.publish(&publishing) => Some(sent),
+            reason = session.lost() => return Err(lost(reason)),
+            () = enough => None,
+        };
+        let confirmation = match sent {
+            Some(Ok(confirmation)) => confirmation,
+            Some(Err(Unsent::Refused(refused))) => return Err(refused.into()),
+            Some(Err(Unsent::Lost(error))) => {
+                return Err(lost(session.lost_because().unwrap_or_else(|| error.to_string())));
             }
-            Err(_) => {
+            None => {
                 let hint = session.blocked().map(|reason| format!(": it blocks publishers ({reason})"));
                 let (routing_key, hint) = (publishing.routing_key, hint.unwrap_or_default());
-                return Err(PublishError::Unconfirmed { routing_key, waited: timeout, hint });
+                let waited = Duration::from_secs(began.elapsed().as_secs());
+                return Err(PublishError::Unconfirmed { routing_key, waited, hint });
             }
         };
         let Publishing { exchange, routing_key, .. } = publishing;
