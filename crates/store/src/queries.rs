@@ -33,7 +33,3 @@ pub(crate) const PRUNE_RUNS: &str =
 
 /// Deletes tests that no kept run knows.
 pub(crate) const PRUNE_TESTS: &str = "DELETE FROM tests WHERE id NOT IN (SELECT DISTINCT test FROM attempts)";
-
-/// The newest runs. 1 how many.
-pub(crate) const RUNS: &str =
-    "SELECT run, started_us, ended_us, finished FROM runs ORDER BY id DESC LIMIT ?1";

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use regatta_model::{Digest, Judgement, Knowledge, Known, Outcome, RunId, RunRecord, TestId, Time, Unit};
+use regatta_model::{Digest, Judgement, Knowledge, Known, Outcome, RunRecord, TestId, Unit};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{migrations, queries};
@@ -47,19 +47,6 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
-}
-
-/// A run as the history lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
-    /// Its id.
-    pub run: RunId,
-    /// When it began.
-    pub started: Time,
-    /// When its last fact happened.
-    pub ended: Time,
-    /// Whether it came to its end.
-    pub finished: bool,
 }
 
 /// The history of one tree, open.
@@ -170,26 +157,6 @@ impl Store {
     /// When the file can't be written.
     pub fn keep(&mut self, record: &RunRecord) -> Result<(), StoreError> {
         keep(&mut self.db, record).map_err(|source| self.unusable(source))
-    }
-
-    /// The newest runs, newest first.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn runs(&self, limit: usize) -> Result<Vec<Kept>, StoreError> {
-        let read = || {
-            let mut query = self.db.prepare(queries::RUNS)?;
-            let rows = query.query_map([limit], |row| {
-                Ok(Kept {
-                    run: RunId(row.get(0)?),
-                    started: Time(row.get(1)?),
-                    ended: Time(row.get(2)?),
-                    finished: row.get(3)?,
-                })
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|source| self.unusable(source))
     }
 
     fn unusable(&self, source: rusqlite::Error) -> StoreError {
