@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
 
+use crate::descent::{Held, await_held, stop_and_hold};
 use crate::host::{Active, Host, TOKEN_NAME};
 use crate::spawn::pidfd_open;
 
@@ -50,6 +51,8 @@ pub(crate) struct Stat {
     pub(crate) group: Pid,
     pub(crate) session: Pid,
     pub(crate) zombie: bool,
+    /// When it began, in clock ticks since the machine did. With the number it names one process for good.
+    pub(crate) began_ticks: u64,
     pub(crate) environ: Environ,
 }
 
@@ -75,13 +78,15 @@ impl Stat {
         let state = fields.next()?;
         let mut number = || fields.next()?.parse().ok().map(Pid::from_raw);
         let (parent, group, session) = (number()?, number()?, number()?);
-        // Where the environment begins and ends are the fields 50 and 51; that was number 6.
-        let place = (fields.nth(43), fields.next());
+        // When it began is field 22, where the environment begins and ends are 50 and 51; that was number 6.
+        let began_ticks = fields.nth(15).and_then(|ticks| ticks.parse().ok()).unwrap_or_default();
+        let place = (fields.nth(27), fields.next());
         let environ = match place {
             (Some(begin), Some(end)) if begin == end && end != "0" => Environ::Empty,
             _ => Environ::Some,
         };
-        Some(Self { pid, parent, group, session, zombie: matches!(state, "Z" | "X"), environ })
+        let zombie = matches!(state, "Z" | "X");
+        Some(Self { pid, parent, group, session, zombie, began_ticks, environ })
     }
 }
 
@@ -196,9 +201,15 @@ pub(crate) fn until(deadline: Option<Instant>) -> PollTimeout {
 }
 
 /// Kills the sandbox's main process with its group, waits for its end (without reaping it), then kills all that it
-/// leaves behind. Returns how many of those there were, with those that were `seen` before.
-pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd, seen: &[Stat]) -> usize {
+/// leaves behind and what is held. Returns how many of those there were, with those that were `seen` before.
+pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd, seen: &[Stat], mut held: Vec<Held>) -> usize {
+    // Who is stopped leaves no session.
+    let _ = killpg(mine.root, Signal::SIGSTOP);
+    stop_and_hold(mine.root, &mut held);
     let _ = killpg(mine.root, Signal::SIGKILL);
+    held.iter().for_each(Held::kill);
+    let mut killed: BTreeSet<Pid> = seen.iter().map(|stat| stat.pid).collect();
+    killed.extend(held.iter().map(|held| held.pid));
     let deadline = Instant::now() + SWEEP_MAX;
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     while Instant::now() < deadline {
@@ -206,12 +217,20 @@ pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd, seen: &[Stat]) -> usize {
             break;
         }
     }
-    let mut killed: BTreeSet<Pid> = seen.iter().map(|stat| stat.pid).collect();
     for round in 0.. {
         let strays = strays(mine);
-        if strays.is_empty() || Instant::now() >= deadline {
+        held.retain(|held| !held.has_ended());
+        if strays.is_empty() && held.is_empty() || Instant::now() >= deadline {
             break;
         }
+        let news = strays.iter().filter(|stray| held.iter().all(|held| held.pid != stray.pid));
+        let news: Vec<Held> = news.filter_map(Held::new).collect();
+        if !news.is_empty() {
+            held.extend(news);
+            stop_and_hold(mine.root, &mut held);
+        }
+        killed.extend(held.iter().map(|held| held.pid));
+        held.iter().for_each(Held::kill);
         for stray in &strays {
             killed.insert(stray.pid);
             let _ = kill(stray.pid, Signal::SIGKILL);
@@ -220,7 +239,11 @@ pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd, seen: &[Stat]) -> usize {
                 let _ = killpg(stray.group, Signal::SIGKILL);
             }
         }
-        await_one(&strays, Instant::now() + ROUND_MAX);
+        if held.is_empty() {
+            await_one(&strays, Instant::now() + ROUND_MAX);
+        } else {
+            await_held(&held, Instant::now() + ROUND_MAX);
+        }
     }
     killed.len()
 }
@@ -232,18 +255,19 @@ mod tests {
     #[test]
     fn the_stat_line_is_read_whatever_the_name() {
         let pid = Pid::from_raw;
-        let stat = |zombie, environ| {
+        let stat = |zombie, began_ticks, environ| {
             let (parent, group, session) = (pid(1), pid(5), pid(4));
-            Some(Stat { pid: pid(7), parent, group, session, zombie, environ })
+            Some(Stat { pid: pid(7), parent, group, session, zombie, began_ticks, environ })
         };
-        // Fields 7 to 49, then the environment's begin and end, then the exit code.
-        let long = |place: &str| format!("7 (cat) S 1 5 4{} {place} 0", " 8".repeat(43));
+        // Fields 7 to 21, then the beginning, fields 23 to 49, then the environment's begin and end, then the exit code.
+        let long =
+            |place: &str| format!("7 (cat) S 1 5 4{} 300{} {place} 0", " 8".repeat(15), " 8".repeat(27));
         let table = [
-            ("7 (cat) S 1 5 4 0 -1", stat(false, Environ::Some)),
-            ("7 (a) b (c)) Z 1 5 4 0 -1", stat(true, Environ::Some)),
-            (&long("0 0"), stat(false, Environ::Some)),
-            (&long("700 900"), stat(false, Environ::Some)),
-            (&long("900 900"), stat(false, Environ::Empty)),
+            ("7 (cat) S 1 5 4 0 -1", stat(false, 0, Environ::Some)),
+            ("7 (a) b (c)) Z 1 5 4 0 -1", stat(true, 0, Environ::Some)),
+            (&long("0 0"), stat(false, 300, Environ::Some)),
+            (&long("700 900"), stat(false, 300, Environ::Some)),
+            (&long("900 900"), stat(false, 300, Environ::Empty)),
             ("7 (\u{fffd}) R 1 5", None),
             ("", None),
         ];

@@ -10,7 +10,7 @@
 //! | what happens | who ends the tree |
 //! | --- | --- |
 //! | the main process ends | what it left is adopted by us (we are a *child subreaper*), seen by one read of `/proc`, given [`LEAK_TIMEOUT`] to end, then swept |
-//! | time-out, cancel, drop | SIGTERM to the group and a grace (time-out), SIGKILL to the group, then the sweep: everything whose chain of parents leads to the sandbox |
+//! | time-out, cancel, drop | SIGTERM to the group and a grace (time-out), SIGKILL to the group and to all its living descendants, then the sweep: everything that is the sandbox's by its session or token, with its descendants; see the `descent` module |
 //! | this process is killed | the kernel kills the main process (`PR_SET_PDEATHSIG`), the warden the rest: see the `warden` module |
 //!
 //! # Why our own spawn
@@ -28,6 +28,7 @@
 mod cancel;
 mod capture;
 mod command;
+mod descent;
 mod family;
 mod host;
 mod process;

@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::capture::Capture;
 use crate::command::{Command, End, Fence, Finished};
+use crate::descent::hold;
 use crate::family::{Mine, await_one, strays, sweep, until};
 use crate::host::Host;
 use crate::spawn::{Spawned, Streams, spawn};
@@ -161,7 +162,7 @@ impl Process {
                 break;
             }
             if Instant::now() >= deadline {
-                leaked = sweep(self.mine(), &self.spawned.pidfd, &strays);
+                leaked = sweep(self.mine(), &self.spawned.pidfd, &strays, Vec::new());
                 break;
             }
             if strays.is_empty() {
@@ -183,13 +184,16 @@ impl Process {
 
     /// Ends it: SIGTERM and its grace where it is `polite`, then SIGKILL to all of it. `end` is what is to be said.
     pub(crate) fn end(mut self, end: End, polite: bool, cancel: Option<&Cancel>) -> Finished {
+        let mut held = Vec::new();
         if polite {
+            // Some may lose their parent to the first signal.
+            hold(self.spawned.pid, &mut held);
             let _ = killpg(self.spawned.pid, Signal::SIGTERM);
             let deadline = Instant::now() + self.grace;
             self.wait(cancel, &[], Some(deadline));
         }
         let duration = self.began.elapsed();
-        let leaked = sweep(self.mine(), &self.spawned.pidfd, &[]);
+        let leaked = sweep(self.mine(), &self.spawned.pidfd, &[], held);
         self.read_output();
         let _ = self.reap();
         self.finished(end, duration, leaked)
@@ -228,7 +232,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.reaped {
-            sweep(self.mine(), &self.spawned.pidfd, &[]);
+            sweep(self.mine(), &self.spawned.pidfd, &[], Vec::new());
             let _ = self.reap();
         }
     }

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::{AccessFlags, Pid, access, getpid};
 
 use crate::SandboxError;
@@ -256,12 +256,20 @@ unsafe fn reset_signals() {
     }
 }
 
-/// A descriptor that becomes readable when the process ends. The caller knows that the number is still that
-/// process's: it is a child of ours that isn't reaped.
+/// A descriptor that becomes readable when the process ends. That the number is still that process's is known of a
+/// child of ours that isn't reaped; of another it must be looked at afterwards.
 pub(crate) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: a call on two numbers; it returns a new descriptor (with close-on-exec) or an error.
     let fd = nix::errno::Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
     let fd = RawFd::try_from(fd).map_err(|_| nix::errno::Errno::EBADF)?;
     // SAFETY: the kernel just made it for us, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal to the process of such a descriptor, and never to one that has got its number since.
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result<()> {
+    let (fd, none) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: a call on three numbers; the null pointer asks for what `kill` would send.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as c_int, none, 0) };
+    nix::errno::Errno::result(sent).map(drop)
 }

@@ -7,7 +7,8 @@
 //! ends a terminal's group doesn't end it first.
 //!
 //! What escapes: a process that, before we are killed by SIGKILL, left its session *and* cleared its environment *and*
-//! lost its parent. Nothing but a process namespace or a container holds that one. (While we live, it doesn't escape.)
+//! lost its parent. Nothing but a process namespace or a container holds that one. (While we live, it
+//! is ended with its sandbox when it still had its parent then, and else by the last sandbox that is alive.)
 
 #![expect(unsafe_code, reason = "fork and a page that two processes share have no safe form")]
 
@@ -173,6 +174,7 @@ mod tests {
             group: Pid::from_raw(group),
             session: Pid::from_raw(session),
             zombie,
+            began_ticks: 0,
             environ: Environ::Some,
         };
         let all: Vec<Stat> = [

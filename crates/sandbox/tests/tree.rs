@@ -113,6 +113,34 @@ fn a_time_out_ends_the_whole_tree_and_keeps_what_it_said() {
 }
 
 #[test]
+fn what_still_has_its_parent_is_ended_beside_another_sandbox_too() {
+    let _alone = alone();
+    // Nothing but its parent tells whose it is, and that one ends on SIGTERM, or is killed.
+    let script = "env -i PATH=\"$PATH\" setsid sh -c 'echo >&9; sleep 1000; :' & while :; do sleep 1; done";
+    let (neighbours, cancelled) = (cancel(), cancel());
+    let (mut neighbour, mut late, mut unwanted) = (Trace::new(), Trace::new(), Trace::new());
+    let beside = neighbour.script("echo >&9; sleep 1000");
+    let (too_late, not_wanted) = (late.script(script), unwanted.script(script));
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| run(&beside, &fence(), &neighbours).unwrap());
+        neighbour.await_bytes(1);
+        let timed_out = run(&too_late, &tight(400), &cancel()).unwrap();
+        let left = !late.has_ended();
+        let running = scope.spawn(|| run(&not_wanted, &fence(), &cancelled).unwrap());
+        unwanted.await_bytes(1);
+        cancelled.kill();
+        let ended = running.join().unwrap();
+        let left_too = !unwanted.has_ended();
+        // Only then, since the last sandbox ends whatever there is.
+        neighbours.kill();
+        beside.join().unwrap();
+        assert_eq!((timed_out.end, left), (End::TimedOut, false), "{timed_out:?}");
+        assert_eq!((ended.end, left_too), (End::Cancelled, false), "{ended:?}");
+        assert!(timed_out.leaked >= 1 && ended.leaked >= 1, "{timed_out:?} {ended:?}");
+    });
+}
+
+#[test]
 fn whoever_ends_on_sigterm_may_say_so() {
     let _alone = alone();
     let fence = Fence { grace: PATIENCE, ..tight(200) };
