@@ -47,7 +47,7 @@ impl Commands {
     /// Makes the suite.
     ///
     /// # Errors
-    /// When there are too many commands, two have the same name, or one is empty.
+    /// When there are too many commands, two have the same name, one is empty, or a name holds a control character.
     pub fn new(config: CommandsConfig) -> Result<Self, AdapterError> {
         let wrong = |reason: String| AdapterError::File { path: PathBuf::from(&config.suite.0), reason };
         if config.commands.len() > COMMANDS_MAX {
@@ -56,6 +56,9 @@ impl Commands {
         let names: Vec<String> = config.commands.iter().map(|(name, _)| name.clone()).collect();
         let mut commands = HashMap::with_capacity(names.len());
         for (name, argv) in &config.commands {
+            if name.contains(char::is_control) {
+                return Err(wrong(format!("the name {name:?} holds a control character")));
+            }
             if name.trim().is_empty() || argv.first().is_none_or(String::is_empty) {
                 return Err(wrong(format!("command {name:?} needs a name and a program")));
             }
@@ -295,6 +298,8 @@ mod tests {
         }
         let error = suite("a: true\na: false").unwrap_err().to_string();
         assert_eq!(error, "c: two commands are called \"a\": give each its own name");
+        let error = suite("a\u{1b}[31m: true").unwrap_err().to_string();
+        assert_eq!(error, "c: the name \"a\\u{1b}[31m\" holds a control character");
     }
 
     #[test]

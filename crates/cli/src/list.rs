@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use regatta_model::{Input, Unit};
+use regatta_report::name as shown;
 use regatta_store::{State, Store};
 use regatta_worker::Cancel;
 
@@ -51,7 +52,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
                 let files = units.iter().map(|unit| (&unit.suite, &unit.name, Some(unit)));
                 for (suite, name, unit) in tests.chain(files) {
                     out.line(&match args.format {
-                        Format::Human => format!("{suite} {name}"),
+                        Format::Human => format!("{suite} {}", shown(name)),
                         Format::Json => {
                             let unit = unit.map(|unit| &unit.name);
                             serde_json::json!({ "suite": suite, "name": name, "unit": unit }).to_string()
@@ -87,7 +88,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
 /// What can't be collected stands in the list as a file, which must not look like a test of that name.
 fn not_collected(units: &[Unit]) -> CliError {
     let mut named: Vec<String> =
-        units.iter().take(NAMED_MAX).map(|unit| format!("{} {}", unit.suite, unit.name)).collect();
+        units.iter().take(NAMED_MAX).map(|unit| format!("{} {}", unit.suite, shown(&unit.name))).collect();
     if units.len() > NAMED_MAX {
         named.push(format!("and {} more", units.len() - NAMED_MAX));
     }

@@ -17,4 +17,4 @@ pub use junit::write_junit;
 pub use progress::{Progress, Verbosity};
 pub use style::{Paint, Style};
 pub use summary::{Summary, SummaryOptions};
-pub use text::{clean, span};
+pub use text::{clean, name, span};

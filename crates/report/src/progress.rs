@@ -8,7 +8,7 @@ use regatta_model::{
 };
 
 use crate::style::{Paint, Style};
-use crate::text::{clean, span};
+use crate::text::{clean, name, span};
 
 /// How many running tests a live view names.
 const RUNNING_LINES_MAX: usize = 8;
@@ -139,7 +139,7 @@ impl Progress {
                     // Whoever stopped the run knows; the summary counts them.
                     return Vec::new();
                 }
-                vec![self.fault_line("FAULT", &test.to_string(), fault)]
+                vec![self.fault_line("FAULT", &title(test), fault)]
             }
             other => self.notice(other),
         }
@@ -152,9 +152,11 @@ impl Progress {
         match event {
             RunEvent::RetryScheduled { test, attempt, delay_ms } => {
                 let delay = span(Duration::from_millis(*delay_ms));
+                let test = title(test);
                 odd(format!("{test} will be tried again in {delay} (attempt {attempt})"))
             }
             RunEvent::LateResult { test, worker, .. } => {
+                let test = title(test);
                 odd(format!("a result of {test} from {worker} came too late and changes nothing"))
             }
             RunEvent::WorkerLost { worker, tests, reason, .. } => {
@@ -186,7 +188,7 @@ impl Progress {
                 if *reason == CancelReason::Interrupted && !self.running.is_empty() {
                     lines.extend(odd("these run to their end; Ctrl-C again ends them at once:".to_owned()));
                     let running = self.running.keys().take(RUNNING_LINES_MAX);
-                    lines.extend(running.map(|(_, test)| format!("           {test}")));
+                    lines.extend(running.map(|(_, test)| format!("           {}", title(test))));
                 }
                 lines
             }
@@ -212,6 +214,7 @@ impl Progress {
         let took = span(Duration::from_micros(record.duration_us));
         let more = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
         let place = self.style.paint(Paint::Dim, &format!("on {worker}"));
+        let test = title(test);
         vec![format!("{head} [{took:>8}] {test}{more} {place}")]
     }
 
@@ -281,6 +284,7 @@ impl Progress {
         for ((since, test), (worker, attempt)) in self.running.iter().take(RUNNING_LINES_MAX) {
             let more = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
             let place = self.style.paint(Paint::Dim, &worker.0);
+            let test = title(test);
             lines.push(format!("  {:>8}  {test}{more}  {place}", span(now.since(*since))));
         }
         let hidden = self.running.len().saturating_sub(RUNNING_LINES_MAX);
@@ -326,6 +330,11 @@ impl Progress {
         let shown = counts.into_iter().filter(|(count, ..)| *count > 0);
         shown.map(|(count, word, paint)| self.style.paint(paint, &format!(", {count} {word}"))).collect()
     }
+}
+
+/// A test as a line names it.
+pub(crate) fn title(test: &TestId) -> String {
+    name(&test.to_string()).into_owned()
 }
 
 /// The word for an outcome, and its colour.

@@ -179,6 +179,45 @@ fn the_summary_tells_all_that_is_not_as_it_should_be() {
 }
 
 #[test]
+fn a_name_is_one_line_wherever_a_terminal_shows_it() {
+    let style = Style { color: false };
+    let shown = |facts: &[Stamped]| {
+        let mut progress = Progress::new(style, Verbosity::Every, HashMap::new());
+        let mut lines: Vec<String> = Vec::new();
+        for fact in facts {
+            lines.extend(progress.on(fact));
+            lines.extend(progress.draw(fact.at));
+        }
+        let mut record = record(facts);
+        let open = record.tests[0].test.clone();
+        record.units_open.push(Unit { suite: open.suite.clone(), name: open.name.clone() });
+        record.late.push((open, "w".into()));
+        let options = SummaryOptions { style, folder: String::new() };
+        lines.join("\n") + &Summary::render(&record, &options)
+    };
+    let mut plain = facts();
+    let late = Record::new(Outcome::Passed, Time(BEGAN), 1);
+    let late = RunEvent::LateResult {
+        test: test("good"),
+        token: Token(1),
+        lease: Lease(1),
+        worker: "w".into(),
+        record: late,
+    };
+    plain.push(Stamped { at: Time(BEGAN), event: late });
+    let begin = |name: &str| serde_json::to_string(&test(name)).unwrap();
+    let mut odd = serde_json::to_string(&plain).unwrap();
+    for name in ["good", "bad", "flaky", "skipped", "lost", "slow"] {
+        let (plain, odd_one) = (begin(name), begin(&format!("\u{1b}[2J\n{name}")));
+        odd = odd.replace(plain.trim_matches(['{', '}']), odd_one.trim_matches(['{', '}']));
+    }
+    let odd: Vec<Stamped> = serde_json::from_str(&odd).unwrap();
+    let (plain, odd) = (shown(&plain), shown(&odd));
+    assert!(!odd.contains('\u{1b}'), "{odd}");
+    assert_eq!(odd.replace("\\u{1b}[2J\\n", ""), plain);
+}
+
+#[test]
 fn what_is_not_in_run_json_is_not_said_to_be_there() {
     let options = SummaryOptions { style: Style { color: false }, folder: String::new() };
     for (lines, omitted, said) in [

@@ -8,9 +8,9 @@ use regatta_model::{
     Attempt, FaultKind, Judgement, Output, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
 };
 
-use crate::progress::{cancel_words, outcome_word};
+use crate::progress::{cancel_words, outcome_word, title};
 use crate::style::{Paint, Style};
-use crate::text::{clean, span};
+use crate::text::{clean, name, span};
 
 /// How many tests of one kind are listed with their output; the files have all of them.
 const DETAILED_MAX: usize = 50;
@@ -157,7 +157,7 @@ impl<'a> Summary<'a> {
                 let (word, paint) = outcome_word(*outcome);
                 let head = self.paint(paint, &format!("{word:>10}"));
                 let took = span(Duration::from_micros(record.duration_us));
-                self.line(&format!("{head} [{took:>8}] {}{many}{place}", test.test));
+                self.line(&format!("{head} [{took:>8}] {}{many}{place}", title(&test.test)));
                 if !outcome.is_good() {
                     self.message(record.message.as_deref().unwrap_or_default());
                     self.output(&record.output);
@@ -165,7 +165,7 @@ impl<'a> Summary<'a> {
             }
             (Judgement::Fault(fault), _) => {
                 let head = self.paint(Paint::Fault, &format!("{:>10}", "FAULT"));
-                self.line(&format!("{head} [   -    ] {}{many}{place}", test.test));
+                self.line(&format!("{head} [   -    ] {}{many}{place}", title(&test.test)));
                 self.message(&fault.message);
             }
             (Judgement::Outcome(_), None) => {}
@@ -226,7 +226,7 @@ impl<'a> Summary<'a> {
             self.line(&format!("{tests} not run to their end."));
         }
         for unit in &self.record.units_open {
-            self.line(&format!("{} {} was not collected.", unit.suite, unit.name));
+            self.line(&format!("{} {} was not collected.", unit.suite, name(&unit.name)));
         }
     }
 
@@ -236,7 +236,7 @@ impl<'a> Summary<'a> {
             let word = crate::junit::fault_word(fault.kind).replace('_', " ").to_uppercase();
             let head = self.paint(Paint::Fault, &format!("{word:>10}"));
             let place = attempt.worker.as_ref().map(|worker| format!(" on {worker}")).unwrap_or_default();
-            self.line(&format!("{head} {}{place}", test.test));
+            self.line(&format!("{head} {}{place}", title(&test.test)));
             self.message(&fault.message);
         }
     }
@@ -254,7 +254,7 @@ impl<'a> Summary<'a> {
         }
         self.heading("Slowest");
         for (took, test) in slow.iter().take(SLOWEST_MAX) {
-            self.line(&format!("{:>10} {}", span(*took), test.test));
+            self.line(&format!("{:>10} {}", span(*took), title(&test.test)));
         }
     }
 
@@ -273,6 +273,7 @@ impl<'a> Summary<'a> {
         }
         let late = self.record.late.len();
         for (test, worker) in self.record.late.iter().take(DETAILED_MAX) {
+            let test = title(test);
             self.line(&format!("    late result, which changed nothing: {test} on {worker}"));
         }
         self.more(DETAILED_MAX, late);

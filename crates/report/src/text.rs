@@ -1,5 +1,6 @@
 //! Small texts: spans of time, and what a test printed, made harmless.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// A span for people: `0.012s`, `12.3s`, `2m03s`, `1h02m`.
@@ -33,12 +34,30 @@ pub fn clean(text: &str, color: bool) -> String {
             }
             '\n' | '\t' => out.push(next),
             '\r' => {}
-            // C0, DEL and C1; and what turns the direction of writing.
-            _ if next.is_control() || matches!(next, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
+            _ if is_unseen(next) => {}
             _ => out.push(next),
         }
     }
     out
+}
+
+/// A name on one line: what could move the cursor, or hide a part of it, is written as Rust escapes it (`\n`, `\u{1b}`).
+/// It is not left out, as from [`clean`] text: two names must not look the same.
+#[must_use]
+pub fn name(name: &str) -> Cow<'_, str> {
+    if !name.contains(is_unseen) {
+        return Cow::Borrowed(name);
+    }
+    let mut out = String::with_capacity(name.len() + 8);
+    for next in name.chars() {
+        if is_unseen(next) { out.extend(next.escape_default()) } else { out.push(next) }
+    }
+    Cow::Owned(out)
+}
+
+/// C0, DEL and C1; and what turns the direction of writing.
+fn is_unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The length of an escape sequence after its escape character (ECMA-48: CSI until a final byte; OSC and its like
@@ -71,6 +90,18 @@ mod tests {
             [(1, "0.001s"), (9_999, "9.999s"), (12_345, "12.3s"), (123_000, "2m03s"), (3_725_000, "1h02m")];
         for (ms, text) in table {
             assert_eq!(span(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_line_and_shows_all_of_itself() {
+        let table = [
+            ("a.py::t[é \\]", "a.py::t[é \\]"),
+            ("a\nb\u{1b}[31m", "a\\nb\\u{1b}[31m"),
+            ("\r\t\u{202e}", "\\r\\t\\u{202e}"),
+        ];
+        for (text, shown) in table {
+            assert_eq!(name(text), shown);
         }
     }
 

@@ -77,8 +77,9 @@ impl Config {
         let mut names = HashSet::new();
         for (at, test) in suite.test.iter().enumerate() {
             let path = [path, &[Step::Key("test"), Step::At(at), Step::Key("name")]].concat();
-            if test.name.trim().is_empty() {
-                return Err(self.source.wrong_value(&path, "a command needs a name".to_owned()));
+            if test.name.trim().is_empty() || test.name.contains(char::is_control) {
+                let message = "a command needs a name, without control characters".to_owned();
+                return Err(self.source.wrong_value(&path, message));
             }
             if !names.insert(&test.name) {
                 let message = format!("two commands are called {:?}: give each its own name", test.name);

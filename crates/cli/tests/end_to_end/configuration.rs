@@ -135,6 +135,7 @@ fn whatever_is_wrong_is_shown_where_it_is() {
         (format!("{suite}file = \"l\"\n{}", test("a")), "1:8", "needs either `file` or"),
         (format!("{suite}{}{}", test("a"), test("a")), "7:8", "two commands are called \"a\""),
         (format!("{suite}{}", test(" ")), "4:8", "a command needs a name"),
+        (format!("{suite}{}", test("a\\nb\\u001b[31m")), "4:8", "a name, without control characters"),
         (format!("{suite}queue = \"\"\n{}", test("a")), "3:9", "has 1 to 255 bytes"),
         (
             format!(

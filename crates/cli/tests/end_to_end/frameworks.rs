@@ -67,6 +67,20 @@ fn a_file_that_cannot_be_collected_is_no_test_in_a_list() {
 }
 
 #[test]
+fn a_name_that_could_speak_to_a_terminal_is_shown_as_text() {
+    let project = Project::new(&[("test_\u{1b}[31m.py", "def test_a(): pass\n")]);
+    let listed = project.python(&["list"]).expect(0);
+    assert_eq!(listed.stdout, "pytest test_\\u{1b}[31m.py::test_a\n");
+    let ended = project.python(&["run", "--verbose"]).expect(0);
+    assert!(
+        !ended.stdout.contains('\u{1b}') && ended.stdout.contains("test_\\u{1b}[31m.py"),
+        "{}",
+        ended.stdout
+    );
+    assert_eq!(project.verdicts(), ["test_\u{1b}[31m.py::test_a passed"]);
+}
+
+#[test]
 fn the_second_run_knows_the_tests_of_an_unchanged_file() {
     let project = Project::new(&[("test_a.py", "def test_a(): pass\n")]);
     project.python(&["run"]).expect(0);
