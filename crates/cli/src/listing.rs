@@ -98,10 +98,7 @@ impl Listing {
     }
 
     fn execute(&self, invocation: &Invocation) -> Result<Ended, String> {
-        execute(invocation, &self.fence, &self.cancel).map_err(|error| {
-            let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
-            causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-        })
+        execute(invocation, &self.fence, &self.cancel).map_err(|error| error.with_causes())
     }
 
     /// The tests that a unit of this content had.

@@ -186,7 +186,29 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    /// The error and its causes in one line, as a record or a fault has it.
+    #[must_use]
+    pub fn with_causes(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+}
+
+impl SandboxError {
     pub(crate) fn system(what: &'static str) -> impl FnOnce(nix::Error) -> Self {
         move |errno| Self::System { what, source: errno.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_and_its_causes_are_one_line() {
+        let source = std::io::Error::other("no leave");
+        let error = SandboxError::Exec { program: "a".into(), source };
+        assert_eq!(error.with_causes(), "a can't be executed: no leave");
+        assert_eq!(SandboxError::NotFound { program: "b".into() }.with_causes().matches(": ").count(), 0);
     }
 }

@@ -23,7 +23,7 @@ use crate::lease::{Command, Input, Lease};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::run::{Ahead, WorkerConfig};
-use crate::slot::{Assignment, Ground, cannot_run, chain};
+use crate::slot::{Assignment, Ground, cannot_run};
 
 /// The Celery state under which a worker tells what happens in a batch.
 pub const PROGRESS: &str = "PROGRESS";
@@ -136,7 +136,7 @@ impl BatchTask {
         }
         match Cancel::new().and_then(|cancel| Ok((KillOnDrop(cancel), Cancel::new()?))) {
             Ok((cancel, unwanted)) => self.tell(context, order, adapter, cancel, unwanted, worker).await,
-            Err(error) => BatchEnd::Faulted(cannot_run(chain(&error))),
+            Err(error) => BatchEnd::Faulted(cannot_run(error.with_causes())),
         }
     }
 

@@ -13,7 +13,7 @@ use regatta_model::{
     BatchEnd, BatchOrder, Digest, Fact, Fault, FaultKind, Item, OrderItem, Outcome, Record, RunId, SuiteName,
     TeardownFailed, Token, WorkerName,
 };
-use regatta_sandbox::{Cancel, Fence, SandboxError};
+use regatta_sandbox::{Cancel, Fence};
 
 use crate::execute::{execute, time};
 use crate::gate::Gate;
@@ -262,7 +262,7 @@ fn run_one(
     }
     let invocation = runner.invocation(&test).map_err(|error| error.to_string())?;
     sink.say(Fact::Started { test: test.clone(), token });
-    let ended = execute(&invocation, fence, sink.cancel()).map_err(|error| chain(&error))?;
+    let ended = execute(&invocation, fence, sink.cancel()).map_err(|error| error.with_causes())?;
     if ended.exit == Exit::Cancelled {
         return Ok(());
     }
@@ -296,16 +296,4 @@ pub(crate) fn errored(record: Record) -> Record {
 
 pub(crate) fn cannot_run(message: String) -> Fault {
     Fault { kind: FaultKind::CannotRun, message }
-}
-
-/// An error with its causes in one line.
-pub(crate) fn chain(error: &SandboxError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

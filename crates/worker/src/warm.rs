@@ -10,7 +10,7 @@ use regatta_sandbox::{Cancel, Event, Fence, SandboxError, Session, Why};
 use crate::asking::Asking;
 use crate::execute::{command, ended};
 use crate::gate::{Gate, Pass};
-use crate::slot::{Sink, cannot_run, chain, errored, since};
+use crate::slot::{Sink, cannot_run, errored, since};
 
 /// How long a process may take, beyond the limit of a test, until it reports something: to start and import, to collect
 /// a file, to tear down what many tests shared.
@@ -225,7 +225,7 @@ impl Warm {
                 return BatchEnd::Cancelled;
             }
             match self.ask(&mut asking, &request, fence, sink) {
-                Err(error) => return BatchEnd::Faulted(cannot_run(chain(&error))),
+                Err(error) => return BatchEnd::Faulted(cannot_run(error.with_causes())),
                 Ok(Parted::Done) => return BatchEnd::Done,
                 Ok(Parted::Cancelled) => {
                     self.end(Why::Cancelled);
