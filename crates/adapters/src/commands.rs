@@ -92,7 +92,7 @@ impl Commands {
 ///
 /// # Errors
 /// When a quote is open, when there is no word, or when something stands outside of quotes that only a shell would do:
-/// as a word of its own it would change nothing, and `true && false` would pass.
+/// as a word of its own it would change nothing, and `true && false` or `test ! -e *.err` would pass.
 pub fn split_command(command: &str) -> Result<Vec<String>, String> {
     let argv = shell_words::split(command).map_err(|error| error.to_string())?;
     if argv.first().is_none_or(String::is_empty) {
@@ -106,12 +106,17 @@ pub fn split_command(command: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// The first operator or expansion that stands outside of quotes.
+/// The first operator, expansion, pattern or assignment that stands outside of quotes.
 fn of_a_shell(command: &str) -> Option<&str> {
-    let mut quote = None;
-    let mut letters = command.char_indices().peekable();
+    let program = command.trim_start();
+    if is_assignment(program) {
+        return Some(word(program));
+    }
+    let (mut quote, mut begins) = (None, true);
+    let mut letters = command.char_indices();
     while let Some((at, letter)) = letters.next() {
         let rest = &command[at..];
+        let first = std::mem::replace(&mut begins, quote.is_none() && letter.is_whitespace());
         match (quote, letter) {
             (Some('\''), '\'') | (Some('"'), '"') => quote = None,
             (None, '\'' | '"') => quote = Some(letter),
@@ -121,18 +126,44 @@ fn of_a_shell(command: &str) -> Option<&str> {
                 let opens =
                     |next: char| next.is_ascii_alphanumeric() || matches!(next, '_' | '{' | '(' | '?' | '@');
                 if rest[1..].starts_with(opens) {
-                    let end = rest[1..].find(char::is_whitespace).map_or(rest.len(), |end| end + 1);
-                    return Some(&rest[..end]);
+                    return Some(word(rest));
                 }
             }
             (None, '|' | '&' | ';' | '<' | '>') => {
                 let end = rest.find(|next| next != letter).unwrap_or(rest.len());
                 return Some(&rest[..end]);
             }
+            (None, '*' | '?') => return Some(word(rest)),
+            (None, '[') if enclosed(rest, ']').is_some_and(|inner| !inner.is_empty()) => {
+                return Some(word(rest));
+            }
+            (None, '{')
+                if enclosed(rest, '}').is_some_and(|inner| inner.contains(',') || inner.contains("..")) =>
+            {
+                return Some(word(rest));
+            }
+            (None, '~') if first && !rest[1..].starts_with(['~', '=']) => return Some(word(rest)),
             _ => {}
         }
     }
     None
+}
+
+/// A text up to its first blank.
+fn word(text: &str) -> &str {
+    text.find(char::is_whitespace).map_or(text, |end| &text[..end])
+}
+
+/// What stands in a word between its first letter and a closing one.
+fn enclosed(text: &str, close: char) -> Option<&str> {
+    word(text)[1..].split_once(close).map(|(inner, _)| inner)
+}
+
+/// Whether a command begins with `NAME=`, which sets a variable for what follows.
+fn is_assignment(command: &str) -> bool {
+    let Some((name, _)) = word(command).split_once('=') else { return false };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.is_empty() && name.chars().all(is_name) && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// Reads `name: command` lines, each command as [`split_command`] has it; a line that needs a shell says `sh -c '…'`. Empty lines and lines that begin with `#` say nothing.
@@ -256,6 +287,19 @@ mod tests {
             ("echo \"${HOME}\"", "${HOME}\""),
             ("echo `date`", "`"),
             ("make -j$(nproc)", "$(nproc)"),
+            ("test ! -e *.err", "*.err"),
+            ("x --y=*.rs", "*.rs"),
+            ("ls a?c", "?c"),
+            ("ls x[0-9].log", "[0-9].log"),
+            ("ls x[!a]", "[!a]"),
+            ("cp {a,b}.c to", "{a,b}.c"),
+            ("touch x{1..3}", "{1..3}"),
+            ("ls ~/x", "~/x"),
+            ("ls ~", "~"),
+            ("~/bin/x", "~/bin/x"),
+            ("ls \"a b\" ~root", "~root"),
+            (" NAME=1 cmd", "NAME=1"),
+            ("_x2='a b' cmd", "_x2='a"),
         ];
         for (command, part) in refused {
             let error = split_command(command).unwrap_err();
@@ -268,7 +312,20 @@ mod tests {
             "grep 'end$' f",
             "grep end$ f",
             "echo \"5 $ \"",
-            "x --y=*.rs",
+            "x --y='*.rs'",
+            "x \"*.rs\" \\*",
+            "find . -name '*.rs'",
+            "find . -exec x {} +",
+            "x --y={}",
+            "docker ps --format {{.Names}}",
+            "x {a}",
+            "[ -e x ]",
+            "x [] a]",
+            "git diff HEAD~1 a~b",
+            "x '~' a=~",
+            "env NAME=1 cmd",
+            "make CC=gcc",
+            "./a-b=c 1a=2",
         ] {
             split_command(command).unwrap();
         }
