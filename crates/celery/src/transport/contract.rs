@@ -9,7 +9,7 @@ use regatta_testbed::{shared_node, unique};
 
 use super::{
     Binding, Broker, BrokerUrl, ConnectOptions, Consume, Consumer, Delivery, Exchange, Headers, Properties,
-    PublishError, Publishing, Queue, Settle, Topology, TransportError, Value,
+    PublishError, Publishing, Queue, Settle, Share, Topology, TransportError, Value,
 };
 
 /// Generous: nothing here takes a tenth of it on an idle machine.
@@ -55,6 +55,7 @@ on_both!(
     a_queue_is_declared_the_same_way_each_time,
     an_exclusive_consumer_is_alone,
     a_closed_broker_ends_its_consumers,
+    consumers_that_share_a_prefetch_hold_no_more_between_them,
 );
 
 async fn rabbitmq_broker() -> Broker {
@@ -414,4 +415,32 @@ async fn a_closed_broker_ends_its_consumers(broker: Broker) {
     assert!(ended.is_none() && reads.next().await.is_none());
     assert!(waits.next().await.is_none(), "whoever asks once more gets the same answer");
     drop(held);
+}
+
+async fn consumers_that_share_a_prefetch_hold_no_more_between_them(broker: Broker) {
+    let (a, b) = (unique("a"), unique("b"));
+    for queue in [&a, &b] {
+        declared(&broker, Queue::celery(queue)).await;
+        put(&broker, queue, &["1", "2", "3"]).await;
+    }
+    let share = Share::default();
+    let mut in_a = broker.consume_sharing(&share, spec(&a, 2)).await.unwrap();
+    let mut in_b = broker.consume_sharing(&share, spec(&b, 2)).await.unwrap();
+    let mut held: Vec<Delivery> = vec![next(&mut in_a).await, next(&mut in_a).await];
+    assert!(nothing_comes(&broker, &mut in_b).await, "two are held");
+    let mut came = Vec::new();
+    while came.len() < 6 {
+        let (envelope, settler) = held.remove(0).split();
+        came.push((envelope.queue.to_string(), envelope.body));
+        settler.settle(Settle::Ack).await.unwrap();
+        if came.len() < 5 {
+            held.push(tokio::select! {
+                from_a = in_a.next() => from_a.unwrap(),
+                from_b = in_b.next() => from_b.unwrap(),
+            });
+        }
+    }
+    came.sort();
+    let all = [&a, &b].into_iter().flat_map(|queue| ["1", "2", "3"].map(|body| (queue.clone(), body.into())));
+    assert_eq!(came, all.collect::<Vec<_>>());
 }

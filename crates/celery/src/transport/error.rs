@@ -48,6 +48,14 @@ pub enum TransportError {
         /// The broker's words.
         reason: String,
     },
+    /// The broker can't do it.
+    #[error("{what}: the broker can't do that: {reason}")]
+    Unsupported {
+        /// What was to be done.
+        what: String,
+        /// The broker's words.
+        reason: String,
+    },
     /// The broker didn't answer in time.
     #[error("{what}: no answer from the broker within {waited:?}")]
     Timeout {

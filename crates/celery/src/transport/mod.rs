@@ -114,6 +114,16 @@ pub struct Broker {
     kind: Kind,
 }
 
+/// A prefetch that several consumers share. See [`Broker::consume_sharing`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Share(Arc<amqp::Lane>);
+
+impl Share {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 #[derive(Clone)]
 enum Kind {
     Embedded(Arc<embedded::Hub>),
@@ -200,8 +210,22 @@ impl Broker {
     /// Consumes a queue. The consumer survives reconnects, and tells of them.
     pub(crate) async fn consume(&self, spec: Consume) -> Result<Consumer, TransportError> {
         match &self.kind {
-            Kind::Embedded(hub) => hub.consume(&spec),
-            Kind::Amqp(amqp) => amqp.consume(spec).await,
+            Kind::Embedded(hub) => hub.consume(&spec, None),
+            Kind::Amqp(amqp) => amqp.consume(spec, None).await,
+        }
+    }
+
+    /// Consumes a queue beside others: what is unsettled of all consumers of the same `share`, which have the same
+    /// prefetch, counts together. They must be cancelled together. RabbitMQ can't do it for quorum queues: there each
+    /// consumer has the prefetch for itself.
+    pub(crate) async fn consume_sharing(
+        &self,
+        share: &Share,
+        spec: Consume,
+    ) -> Result<Consumer, TransportError> {
+        match &self.kind {
+            Kind::Embedded(hub) => hub.consume(&spec, Some(share)),
+            Kind::Amqp(amqp) => amqp.consume(spec, Some(Arc::clone(&share.0))).await,
         }
     }
 

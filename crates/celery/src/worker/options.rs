@@ -71,7 +71,8 @@ pub struct WorkerOptions {
     pub queues: Vec<String>,
     /// How many tasks it runs at a time.
     pub slots: usize,
-    /// How many deliveries it holds, per queue.
+    /// How many deliveries it holds, in all its queues together. RabbitMQ counts so for classic queues alone; of several
+    /// queues among which there is a quorum queue, it holds so many of each.
     pub prefetch: Prefetch,
     /// Where results go.
     pub results: ResultRoute,

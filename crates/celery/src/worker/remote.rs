@@ -154,7 +154,7 @@ impl Round {
                 "transport": if url.is_embedded() { "memory" } else { "amqp" },
                 "ssl": url.is_tls(),
             },
-            "prefetch_count": u64::from(hands.options.prefetch.of(hands.options.slots)) * self.hands.options.queues.len() as u64,
+            "prefetch_count": hands.options.prefetch.of(hands.options.slots),
             "rusage": "N/A",
         })
     }

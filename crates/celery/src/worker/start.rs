@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::clock::LogicalClock;
 use crate::emitter::{self, Emitter, Pulse};
 use crate::error::WorkerError;
-use crate::transport::{Broker, Consume, Queue, TransportError};
+use crate::transport::{Broker, Consume, Queue, Share, TransportError};
 use crate::worker::aside::{Aside, ensure};
 use crate::worker::hands::Hands;
 use crate::worker::outbox::Outbox;
@@ -39,6 +39,7 @@ pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
     let emitter = voice.as_ref().map(|voice| Arc::clone(&voice.emitter));
     let hands = Arc::new(Hands { app, outbox, options, clock, emitter, aside: Aside::default() });
     let mut consumers = SelectAll::new();
+    let (share, is_alone) = (Share::default(), hands.options.queues.len() == 1);
     for queue in &hands.options.queues {
         let spec = Consume {
             queue: queue.clone(),
@@ -47,7 +48,10 @@ pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
             exclusive: false,
             tag: format!("{}-{queue}", hands.options.name),
         };
-        let consumer = broker.consume(spec).await;
+        let consumer = match is_alone {
+            true => broker.consume(spec).await,
+            false => broker.consume_sharing(&share, spec).await,
+        };
         consumers.push(consumer.map_err(|source| WorkerError::Consume {
             worker: hands.options.name.clone(),
             queue: queue.clone(),

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{client, on_both_brokers, options, start};
-use regatta_celery::transport::Broker;
+use regatta_celery::transport::{Broker, Queue, Topology};
 use regatta_celery::{
     App, Context, Prefetch, Retry, Task, TaskError, TaskFailure, TaskOptions, Update, WorkerEnd, WorkerError,
+    WorkerOptions,
 };
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -20,6 +21,8 @@ on_both_brokers! {
     what_isnt_its_own_is_refused_and_dead_lettered
     thousands_of_handles_at_once
     slots_bound_what_runs
+    a_busy_worker_leaves_its_other_queues_to_whoever_is_idle
+    a_worker_consumes_queues_of_all_kinds_together
     states_come_before_the_result
     a_countdown_holds_no_slot
     expired_tasks_are_revoked
@@ -194,6 +197,39 @@ async fn slots_bound_what_runs(broker: Broker) {
         handle.get::<()>().await.unwrap();
     }
     assert_eq!(most.load(Ordering::SeqCst), 4, "as many as slots, and no more");
+}
+
+async fn a_busy_worker_leaves_its_other_queues_to_whoever_is_idle(broker: Broker) {
+    let (app, runs, may_end) = gated();
+    let app = app.task("short", |_: Context, (): ()| async move { Ok::<_, TaskError>(()) });
+    let both = |name: &str| {
+        let queues = ["busy_a", "busy_b"].map(str::to_owned).to_vec();
+        WorkerOptions { name: format!("{name}@test"), queues, ..options("busy").slots(1) }
+    };
+    let _one = start(&app, &broker, both("one")).await;
+    let client = client(&broker).await;
+    let mut long = client.send(Task::new("gated").queue("busy_a")).await.unwrap();
+    runs.acquire().await.unwrap().forget();
+    let mut short = client.send(Task::new("short").queue("busy_b")).await.unwrap();
+    let _two = start(&app, &broker, both("two")).await;
+    assert_eq!(short.get::<()>().await.unwrap().facts.worker.as_deref(), Some("two@test"));
+    may_end.add_permits(1);
+    assert_eq!(long.get::<bool>().await.unwrap().facts.worker.as_deref(), Some("one@test"));
+}
+
+async fn a_worker_consumes_queues_of_all_kinds_together(broker: Broker) {
+    let app = App::new("test").task("echo", |_: Context, x: u64| async move { Ok::<_, TaskError>(x) });
+    let queues = ["kinds_classic", "kinds_quorum"];
+    // RabbitMQ knows no shared prefetch for a quorum queue.
+    let quorum = Topology::default().queue(Queue::quorum(queues[1], 5));
+    broker.declare(&quorum).await.unwrap();
+    let queues = queues.map(str::to_owned).to_vec();
+    let _worker = start(&app, &broker, WorkerOptions { queues: queues.clone(), ..options("kinds") }).await;
+    let client = client(&broker).await;
+    for (n, queue) in (0_u64..).zip(queues.iter().cycle().take(6)) {
+        let mut echo = client.send(Task::new("echo").arg(&n).queue(queue.clone())).await.unwrap();
+        assert_eq!(echo.get::<u64>().await.unwrap().value, n);
+    }
 }
 
 async fn states_come_before_the_result(broker: Broker) {

@@ -16,8 +16,17 @@ const LOT: usize = 1_024;
 /// An acknowledgement that is asked for, and who waits for it to be written.
 type Asked = (u64, oneshot::Sender<Result<(), String>>);
 
+/// Which acknowledgements may leave as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lots {
+    /// All up to the newest: deliveries are read in the order of their tags.
+    UpTo,
+    /// None: an older delivery may still be unread.
+    Single,
+}
+
 /// The acknowledgements of one channel. Clones share it; its task ends with the last of them.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Acks {
     unsettled: Arc<Mutex<BTreeSet<u64>>>,
     asked: mpsc::Sender<Asked>,
@@ -25,10 +34,10 @@ pub(super) struct Acks {
 
 impl Acks {
     /// For deliveries of `channel`. `timeout` is the limit for writing one lot.
-    pub(super) fn of(channel: Channel, timeout: Duration) -> Self {
+    pub(super) fn of(channel: Channel, timeout: Duration, lots: Lots) -> Self {
         let (asked, receiver) = mpsc::channel(LOT);
         let unsettled = Arc::default();
-        tokio::spawn(write(channel, timeout, Arc::clone(&unsettled), receiver));
+        tokio::spawn(write(channel, timeout, lots, Arc::clone(&unsettled), receiver));
         Self { unsettled, asked }
     }
 
@@ -58,12 +67,13 @@ fn lock(unsettled: &Mutex<BTreeSet<u64>>) -> MutexGuard<'_, BTreeSet<u64>> {
 async fn write(
     channel: Channel,
     timeout: Duration,
+    lots: Lots,
     unsettled: Arc<Mutex<BTreeSet<u64>>>,
     mut asked: mpsc::Receiver<Asked>,
 ) {
     let mut lot = Vec::new();
     while asked.recv_many(&mut lot, LOT).await > 0 {
-        let frames = frames(&lock(&unsettled), lot.iter().map(|(tag, _)| *tag));
+        let frames = frames(lots, &lock(&unsettled), lot.iter().map(|(tag, _)| *tag));
         let written = async {
             for Frame { tag, multiple } in &frames {
                 channel.basic_ack(*tag, BasicAckOptions { multiple: *multiple }).await?;
@@ -92,9 +102,12 @@ struct Frame {
 }
 
 /// The fewest frames that acknowledge `asked` and nothing else of `unsettled`.
-fn frames(unsettled: &BTreeSet<u64>, asked: impl Iterator<Item = u64>) -> Vec<Frame> {
+fn frames(lots: Lots, unsettled: &BTreeSet<u64>, asked: impl Iterator<Item = u64>) -> Vec<Frame> {
     let asked: BTreeSet<u64> = asked.collect();
-    let held = unsettled.iter().find(|tag| !asked.contains(tag)).copied().unwrap_or(u64::MAX);
+    let held = match lots {
+        Lots::UpTo => unsettled.iter().find(|tag| !asked.contains(tag)).copied().unwrap_or(u64::MAX),
+        Lots::Single => 0,
+    };
     let together = asked.range(..held).count();
     let first = asked.range(..held).next_back().map(|tag| Frame { tag: *tag, multiple: together > 1 });
     first.into_iter().chain(asked.range(held..).map(|tag| Frame { tag: *tag, multiple: false })).collect()
@@ -118,7 +131,9 @@ mod tests {
         ];
         for (name, unsettled, asked, expected) in table {
             let unsettled = unsettled.into_iter().collect();
-            assert_eq!(frames(&unsettled, asked.into_iter()), expected, "{name}");
+            assert_eq!(frames(Lots::UpTo, &unsettled, asked.into_iter()), expected, "{name}");
         }
+        let unread = [7, 9].into_iter().collect();
+        assert_eq!(frames(Lots::Single, &unread, [7, 9].into_iter()), [one(7), one(9)], "8 is unread");
     }
 }

@@ -6,6 +6,7 @@
 
 mod acks;
 mod convert;
+mod lane;
 mod publisher;
 mod session;
 mod subscription;
@@ -19,6 +20,7 @@ use lapin::Confirmation;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::lane::Lane;
 use self::publisher::Unsent;
 use self::session::Session;
 pub(super) use self::subscription::{Claim, Subscription};
@@ -99,6 +101,15 @@ impl Amqp {
         }
     }
 
+    /// The session that follows one that is lost.
+    async fn session_after(&self, lost: &Session, what: &str) -> Result<Arc<Session>, TransportError> {
+        let mut link = self.link.subscribe();
+        let later = |link: &Link| matches!(link, Link::Up { generation } if *generation > lost.generation);
+        // Should it not come in time, the wait for any session says why.
+        drop(tokio::time::timeout(self.options.timeout, link.wait_for(later)).await);
+        self.session(what).await
+    }
+
     fn session_now(&self) -> Option<Arc<Session>> {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -172,8 +183,12 @@ impl Amqp {
         }
     }
 
-    pub(super) async fn consume(self: &Arc<Self>, spec: Consume) -> Result<Consumer, TransportError> {
-        let subscription = Subscription::open(self, spec).await?;
+    pub(super) async fn consume(
+        self: &Arc<Self>,
+        spec: Consume,
+        lane: Option<Arc<Lane>>,
+    ) -> Result<Consumer, TransportError> {
+        let subscription = Subscription::open(self, spec, lane).await?;
         Ok(Consumer { kind: ConsumerKind::Amqp(subscription) })
     }
 

@@ -238,6 +238,7 @@ pub(super) fn from_broker(what: String, words: &AMQPError) -> TransportError {
         403 => TransportError::AccessRefused { what, reason },
         404 => TransportError::NotFound { what, reason },
         405 | 406 => TransportError::Mismatch { what, reason },
+        540 => TransportError::Unsupported { what, reason },
         _ => TransportError::Other { what, reason },
     }
 }

@@ -22,10 +22,10 @@ use super::super::delivery::SettlerKind;
 use super::super::{
     Consume, Delivery, Envelope, Incoming, Link, Settle, SettleError, Settler, TransportError,
 };
-use super::Amqp;
-use super::acks::Acks;
+use super::acks::{Acks, Lots};
 use super::convert::{from_properties, name};
 use super::session::{Session, within};
+use super::{Amqp, Lane};
 
 /// The wait before a new try to subscribe on a session that is up (its queue was deleted, say).
 const RESUBSCRIBE: Duration = Duration::from_millis(500);
@@ -42,15 +42,34 @@ pub(in super::super) struct Subscription {
 }
 
 impl Subscription {
-    pub(super) async fn open(amqp: &Arc<Amqp>, spec: Consume) -> Result<Self, TransportError> {
+    /// With a lane, the prefetch is that of all its consumers together. All of them must end together: what one of them
+    /// leaves unread counts until the lane's channel is closed.
+    pub(super) async fn open(
+        amqp: &Arc<Amqp>,
+        spec: Consume,
+        lane: Option<Arc<Lane>>,
+    ) -> Result<Self, TransportError> {
         let session = amqp.session("a consumer").await?;
-        let first = Stream::open(&session, &spec).await?;
+        let first = match Stream::open(&session, &spec, lane.as_deref()).await {
+            // It took the connection along.
+            Err(TransportError::Unsupported { reason, .. }) if lane.is_some() => {
+                tracing::info!(
+                    queue = spec.queue,
+                    reason,
+                    "each queue is consumed with a prefetch of its own"
+                );
+                let session = amqp.session_after(&session, "a consumer").await?;
+                Stream::open(&session, &spec, lane.as_deref()).await?
+            }
+            opened => opened?,
+        };
         // The broker's close is a cancellation of all its consumers.
         let cancelled = amqp.closed.child_token();
         let source = Source {
             amqp: Arc::downgrade(amqp),
             queue: spec.queue.as_str().into(),
             spec,
+            lane,
             current: Some(first),
             cancelled: cancelled.clone(),
             ending: false,
@@ -88,23 +107,40 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(session: &Session, spec: &Consume) -> Result<Self, TransportError> {
+    async fn open(session: &Session, spec: &Consume, lane: Option<&Lane>) -> Result<Self, TransportError> {
         let what = format!("consuming queue {}", spec.queue);
         let timeout = session.timeout();
         let queue = name(&spec.queue)?;
         let tag = name(&format!("{}-{:08x}", spec.tag, fastrand::u32(..)))?;
-        let channel = session.channel(&what).await?;
-        if spec.prefetch > 0 {
-            within(timeout, &what, channel.basic_qos(spec.prefetch, BasicQosOptions::default())).await?;
-        }
+        let lane = lane.filter(|lane| !lane.is_apart());
+        let (channel, acks) = match lane {
+            Some(lane) => {
+                // A queue that isn't there must not cost the others their channel.
+                session.depth(&spec.queue).await?;
+                lane.channel(session, spec.prefetch, &what).await?
+            }
+            None => {
+                let channel = session.channel(&what).await?;
+                if spec.prefetch > 0 {
+                    let qos = channel.basic_qos(spec.prefetch, BasicQosOptions::default());
+                    within(timeout, &what, qos).await?;
+                }
+                (channel.clone(), Acks::of(channel, timeout, Lots::UpTo))
+            }
+        };
         let options = BasicConsumeOptions {
             no_ack: spec.no_ack,
             exclusive: spec.exclusive,
             ..BasicConsumeOptions::default()
         };
         let consuming = channel.basic_consume(queue, tag, options, FieldTable::default());
-        let consumer = within(timeout, &what, consuming).await?;
-        let acks = Acks::of(channel.clone(), timeout);
+        let consumer = within(timeout, &what, consuming).await;
+        if let (Some(lane), Err(error)) = (lane, &consumer)
+            && (error.is_refusal() || matches!(error, TransportError::Unsupported { .. }))
+        {
+            lane.part();
+        }
+        let consumer = consumer?;
         Ok(Self { generation: session.generation, timeout, channel, consumer, acks })
     }
 
@@ -140,6 +176,7 @@ impl Stream {
 struct Source {
     amqp: Weak<Amqp>,
     spec: Consume,
+    lane: Option<Arc<Lane>>,
     queue: Arc<str>,
     current: Option<Stream>,
     cancelled: CancellationToken,
@@ -198,12 +235,12 @@ impl Source {
     /// the broker noticed later than we: the supervisor's declaration was refused then (405), since the queue was
     /// still there.
     async fn open_anew(&self, session: &Session) -> Result<Stream, TransportError> {
-        match Stream::open(session, &self.spec).await {
+        match Stream::open(session, &self.spec, self.lane.as_deref()).await {
             Err(error) if error.is_no_queue() => {
                 let declared = self.amqp.upgrade().and_then(|amqp| amqp.declared(&self.spec.queue));
                 let Some(topology) = declared else { return Err(error) };
                 session.declare(&topology).await?;
-                Stream::open(session, &self.spec).await
+                Stream::open(session, &self.spec, self.lane.as_deref()).await
             }
             opened => opened,
         }
@@ -219,6 +256,9 @@ impl Source {
             let session = self.amqp.upgrade()?.session_now();
             if let Some(session) = session {
                 let opened = tokio::time::timeout(RESUBSCRIBE_MAX, self.open_anew(&session)).await;
+                if let (Err(_), Some(lane)) = (&opened, &self.lane) {
+                    lane.close().await;
+                }
                 let waited = RESUBSCRIBE_MAX;
                 let late = |_| Err(TransportError::Timeout { what: "subscribing anew".to_owned(), waited });
                 match opened.unwrap_or_else(late) {

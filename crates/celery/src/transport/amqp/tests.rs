@@ -9,7 +9,7 @@ use regatta_testbed::{Node, shared_node, unique};
 use super::super::contract::run;
 use super::super::{
     Broker, BrokerUrl, ConnectOptions, Consume, Exchange, Incoming, Link, Properties, PublishError,
-    Publishing, Queue, Settle, SettleError, Topology, TransportError,
+    Publishing, Queue, Settle, SettleError, Share, Topology, TransportError,
 };
 
 /// A limit for answers that never come: short, since a test waits for it to pass.
@@ -339,5 +339,38 @@ fn exchanges_that_were_written_to_long_ago_keep_no_channel() {
         }
         let open = node.ctl(&["list_channels", "pid"]).lines().count();
         assert!((60..=70).contains(&open), "{open} channels");
+    });
+}
+
+#[test]
+fn a_queue_that_is_gone_leaves_those_that_share_a_prefetch_with_it_alone() {
+    run(async {
+        let node = shared_node();
+        let owner = connect(&node.url(), impatient()).await.unwrap();
+        let broker = connect(&node.url(), impatient()).await.unwrap();
+        let (stays, goes) = (unique("stays"), unique("goes"));
+        for queue in [&stays, &goes] {
+            declare(&owner, Queue::celery(queue)).await;
+        }
+        let share = Share::default();
+        let mut staying = broker.consume_sharing(&share, spec(&stays)).await.unwrap();
+        let mut going = broker.consume_sharing(&share, spec(&goes)).await.unwrap();
+        owner.delete_queue(&goes).await.unwrap();
+        assert!(matches!(StreamExt::next(&mut going).await, Some(Incoming::Lost)));
+        // It is tried anew for as long as it isn't there.
+        let mut renewed = tokio::spawn(async move { (StreamExt::next(&mut going).await, going) });
+        for _ in 0..3 {
+            tokio::time::timeout(Duration::from_millis(600), &mut renewed).await.unwrap_err();
+            broker.publish(message("", &stays, 1)).await.unwrap();
+            match StreamExt::next(&mut staying).await {
+                Some(Incoming::Delivery(got)) => got.split().1.settle(Settle::Ack).await.unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+        declare(&owner, Queue::celery(&goes)).await;
+        let (renewed, mut going) = renewed.await.unwrap();
+        assert!(matches!(renewed, Some(Incoming::Renewed)), "{renewed:?}");
+        broker.publish(message("", &goes, 1)).await.unwrap();
+        going.next().await.unwrap().split().1.settle(Settle::Ack).await.unwrap();
     });
 }

@@ -14,7 +14,7 @@ use self::model::{Effect, Model};
 use super::delivery::{ConsumerKind, SettlerKind};
 use super::{
     BrokerUrl, Consume, Consumer, Delivery, Envelope, Link, PublishError, Publishing, QueueDepth, Settle,
-    SettleError, Settler, Topology, TransportError,
+    SettleError, Settler, Share, Topology, TransportError,
 };
 
 /// An embedded broker.
@@ -100,12 +100,16 @@ impl Hub {
         self.change(|model, now| model.cancel_all(now));
     }
 
-    pub(super) fn consume(self: &Arc<Self>, spec: &Consume) -> Result<Consumer, TransportError> {
+    pub(super) fn consume(
+        self: &Arc<Self>,
+        spec: &Consume,
+        share: Option<&Share>,
+    ) -> Result<Consumer, TransportError> {
         let inbox = Arc::new(Inbox::default());
         let no_ack = spec.no_ack;
         let id = {
             let mut state = self.lock();
-            let id = state.model.consume(spec)?;
+            let id = state.model.consume(spec, share)?;
             state.inboxes.insert(id, Arc::clone(&inbox));
             id
         };

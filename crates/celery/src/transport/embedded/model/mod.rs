@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use self::line::{Line, Message, Place};
 use super::super::topology::topic_matches;
 use super::super::{
-    Consume, Envelope, ExchangeKind, PublishError, Publishing, Queue, QueueDepth, Settle, Topology,
+    Consume, Envelope, ExchangeKind, PublishError, Publishing, Queue, QueueDepth, Settle, Share, Topology,
     TransportError,
 };
 
@@ -39,6 +39,10 @@ struct ConsumerState {
     capacity: usize,
     held: usize,
     exclusive: bool,
+    /// What all consumers of the same share hold counts for each of them.
+    share: Option<Share>,
+    /// The serial of its last delivery.
+    served: u64,
 }
 
 struct Unsettled {
@@ -229,8 +233,10 @@ impl Model {
         self.expire(now, queue);
         let Some(state) = self.queues.get_mut(queue) else { return };
         loop {
-            let has_room =
-                |id: &u64| self.consumers.get(id).is_some_and(|consumer| consumer.held < consumer.capacity);
+            let has_room = |id: &u64| {
+                let consumer = self.consumers.get(id);
+                consumer.is_some_and(|consumer| held(&self.consumers, consumer) < consumer.capacity)
+            };
             let Some(at) = state.consumers.iter().position(has_room) else { return };
             let Some((place, message)) = state.line.take_first() else { return };
             // The one that gets it goes to the end of the line.
@@ -240,6 +246,7 @@ impl Model {
             let tag = self.serial;
             if let Some(consumer) = self.consumers.get_mut(&id) {
                 consumer.held += 1;
+                consumer.served = tag;
             }
             let envelope = Envelope {
                 exchange: message.exchange.to_string(),
@@ -255,7 +262,25 @@ impl Model {
         }
     }
 
-    pub(super) fn consume(&mut self, spec: &Consume) -> Result<u64, TransportError> {
+    /// Hands out what may be had now that a consumer holds less: by those who share with it too, and of these the one
+    /// first that was served longest ago, so that no queue starves behind another.
+    fn pump_beside(&mut self, now: Instant, consumer: u64, queue: &str) {
+        let share = self.consumers.get(&consumer).and_then(|state| state.share.clone());
+        let Some(share) = share else { return self.pump(now, queue) };
+        let shares = |state: &&ConsumerState| state.share.as_ref().is_some_and(|other| other.is(&share));
+        let mut line: Vec<(u64, Arc<str>)> = self
+            .consumers
+            .values()
+            .filter(shares)
+            .map(|state| (state.served, Arc::clone(&state.queue)))
+            .collect();
+        line.sort_unstable();
+        for (_, queue) in line {
+            self.pump(now, &queue);
+        }
+    }
+
+    pub(super) fn consume(&mut self, spec: &Consume, share: Option<&Share>) -> Result<u64, TransportError> {
         let id = self.next_serial();
         let state = self.queues.get_mut(spec.queue.as_str()).ok_or_else(|| no_queue(&spec.queue))?;
         let taken =
@@ -269,7 +294,8 @@ impl Model {
         }
         let capacity = if spec.prefetch == 0 { UNLIMITED } else { usize::from(spec.prefetch) };
         let queue = Arc::clone(&state.name);
-        self.consumers.insert(id, ConsumerState { queue, capacity, held: 0, exclusive: spec.exclusive });
+        let (exclusive, share) = (spec.exclusive, share.cloned());
+        self.consumers.insert(id, ConsumerState { queue, capacity, held: 0, exclusive, share, served: 0 });
         state.consumers.push_back(id);
         state.had_consumer = true;
         Ok(id)
@@ -305,7 +331,7 @@ impl Model {
         let Some(state) = self.consumers.get_mut(&consumer) else { return };
         state.held = state.held.saturating_sub(1);
         let queue = Arc::clone(&state.queue);
-        self.pump(now, &queue);
+        self.pump_beside(now, consumer, &queue);
     }
 
     /// Settles. False when the claim is gone.
@@ -331,7 +357,7 @@ impl Model {
                 }
             }
         }
-        self.pump(now, &queue);
+        self.pump_beside(now, consumer, &queue);
         true
     }
 
@@ -376,6 +402,13 @@ impl Model {
         });
         self.due = due.min();
     }
+}
+
+/// What counts against a consumer's capacity.
+fn held(consumers: &HashMap<u64, ConsumerState>, consumer: &ConsumerState) -> usize {
+    let Some(share) = &consumer.share else { return consumer.held };
+    let shares = |other: &&ConsumerState| other.share.as_ref().is_some_and(|other| other.is(share));
+    consumers.values().filter(shares).map(|other| other.held).sum()
 }
 
 fn no_queue(queue: &str) -> TransportError {

@@ -33,7 +33,7 @@ impl World {
     }
 
     fn consume(&mut self, queue: &str, prefetch: u16) -> u64 {
-        let id = self.model.consume(&spec(queue, prefetch)).unwrap();
+        let id = self.model.consume(&spec(queue, prefetch), None).unwrap();
         self.model.pump(self.now, queue);
         id
     }
@@ -72,6 +72,27 @@ fn a_consumer_holds_no_more_than_its_prefetch_and_gets_the_next_when_it_settles(
     assert!(world.model.settle(world.now, got[0].1, Settle::Ack));
     assert_eq!(world.bodies(), ["c"]);
     assert!(!world.model.settle(world.now, got[0].1, Settle::Ack), "once only");
+}
+
+#[test]
+fn queues_that_share_a_prefetch_of_one_take_turns() {
+    let queues = ["a", "b", "c"];
+    let mut world =
+        World::new(&queues.iter().fold(Topology::default(), |all, name| all.queue(Queue::celery(name))));
+    let share = Share::default();
+    for queue in queues {
+        for _ in 0..3 {
+            world.put(queue, queue);
+        }
+        world.model.consume(&spec(queue, 1), Some(&share)).unwrap();
+        world.model.pump(world.now, queue);
+    }
+    let mut turns = String::new();
+    while let [(_, tag, queue, _)] = &world.got()[..] {
+        turns.push_str(queue);
+        assert!(world.model.settle(world.now, *tag, Settle::Ack));
+    }
+    assert_eq!(turns, "abcabcabc");
 }
 
 #[test]
@@ -203,5 +224,5 @@ fn exclusive_consumers_are_alone() {
     let mut world = World::new(&Topology::default().queue(Queue::celery("q")));
     world.consume("q", 1);
     let exclusive = Consume { exclusive: true, ..spec("q", 1) };
-    assert!(world.model.consume(&exclusive).unwrap_err().is_access_refused());
+    assert!(world.model.consume(&exclusive, None).unwrap_err().is_access_refused());
 }
