@@ -234,7 +234,7 @@ impl Round {
     }
 
     pub(crate) fn decide(&mut self, input: Input) {
-        self.slots.on(input, &mut self.commands);
+        self.slots.on(Instant::now(), input, &mut self.commands);
     }
 
     async fn obey(&mut self, command: Command) {

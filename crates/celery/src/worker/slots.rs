@@ -4,12 +4,17 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How many revoked ids a worker remembers; the oldest are forgotten first. Celery's own limit.
 pub(crate) const REVOKED_LIMIT: usize = 50_000;
 
-/// How many finished tasks whose acknowledgement was lost a worker remembers.
+/// How many finished tasks whose acknowledgement was lost, or may have been, a worker remembers.
 pub(crate) const FINISHED_LIMIT: usize = 10_000;
+
+/// How long after it was written an acknowledgement can still be lost: a broker that dies has perhaps not read it, or not
+/// kept it. A connection whose peer is silent is given up sooner.
+const ACK_DOUBT: Duration = Duration::from_secs(60);
 
 /// Names a delivery for as long as this worker has it.
 pub(crate) type Key = u64;
@@ -38,7 +43,7 @@ pub(crate) enum Input {
 /// How a delivery left our hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settlement {
-    /// Settled, and the broker has it in writing.
+    /// Settled: the broker has been told.
     Acked,
     /// The result is confirmed, but the acknowledgement came too late: the broker delivers the task again.
     AckLost,
@@ -101,6 +106,8 @@ pub(crate) struct Slots {
     waiting: VecDeque<Key>,
     revoked: Remembered<Arc<str>>,
     finished: Remembered<(Arc<str>, u32)>,
+    /// The newest tasks that were acknowledged, and when.
+    acked: VecDeque<(Instant, (Arc<str>, u32))>,
     quiet: bool,
     done: bool,
 }
@@ -115,6 +122,7 @@ impl Slots {
             waiting: VecDeque::new(),
             revoked: Remembered::new(REVOKED_LIMIT),
             finished: Remembered::new(FINISHED_LIMIT),
+            acked: VecDeque::new(),
             quiet: false,
             done: false,
         }
@@ -136,16 +144,21 @@ impl Slots {
     }
 
     /// Takes an input and appends what is to be done to `out`.
-    pub(crate) fn on(&mut self, input: Input, out: &mut Vec<Command>) {
+    pub(crate) fn on(&mut self, now: Instant, input: Input, out: &mut Vec<Command>) {
         match input {
             Input::Arrived { key, id, retries, redelivered } => {
                 self.arrived(key, id, retries, redelivered, out);
             }
             Input::Aside { key } => self.hold(key, Stage::Settling, None),
             Input::Ended { key } => self.ended(key, out),
-            Input::Settled { key, how } => self.settled(key, how, out),
+            Input::Settled { key, how } => self.settled(now, key, how, out),
             Input::Revoked { id, terminate } => self.revoke(&id, terminate, out),
             Input::Lost => {
+                for (at, task) in std::mem::take(&mut self.acked) {
+                    if now.saturating_duration_since(at) <= ACK_DOUBT {
+                        self.finished.remember(task);
+                    }
+                }
                 for key in std::mem::take(&mut self.waiting) {
                     let doubles = self.held.remove(&key).map(|held| held.adopted).unwrap_or_default();
                     for key in std::iter::once(key).chain(doubles) {
@@ -182,6 +195,10 @@ impl Slots {
     fn arrived(&mut self, key: Key, id: Arc<str>, retries: u32, redelivered: bool, out: &mut Vec<Command>) {
         if redelivered && self.adopt(key, &id, retries, out) {
             return;
+        }
+        if !redelivered {
+            // Another message with the same id: what is known of the first says nothing of it.
+            self.finished.forget(&(Arc::clone(&id), retries));
         }
         if self.quiet {
             self.hold(key, Stage::Waiting, None);
@@ -236,7 +253,7 @@ impl Slots {
         }
     }
 
-    fn settled(&mut self, key: Key, how: Settlement, out: &mut Vec<Command>) {
+    fn settled(&mut self, now: Instant, key: Key, how: Settlement, out: &mut Vec<Command>) {
         let Some(held) = self.held.remove(&key) else {
             return;
         };
@@ -254,8 +271,15 @@ impl Slots {
                 Settlement::GivenBack => Command::Requeue(again),
             });
         }
-        if let (Settlement::AckLost, Some(task), false) = (how, held.task, adopted_any) {
-            self.finished.remember(task);
+        match (how, held.task) {
+            (Settlement::Acked, Some(task)) => {
+                self.acked.push_back((now, task));
+                if self.acked.len() > FINISHED_LIMIT {
+                    self.acked.pop_front();
+                }
+            }
+            (Settlement::AckLost, Some(task)) if !adopted_any => self.finished.remember(task),
+            _ => {}
         }
     }
 
@@ -327,7 +351,7 @@ impl<T: Clone + Eq + Hash> Remembered<T> {
     }
 
     fn forget(&mut self, member: &T) {
-        if self.members.remove(member) {
+        if !self.members.is_empty() && self.members.remove(member) {
             self.order.retain(|other| other != member);
         }
     }
@@ -363,9 +387,11 @@ mod tests {
 
     fn script(name: &str, slots: usize, lines: Vec<(Input, Vec<Command>)>) {
         let mut machine = Slots::new(slots);
+        let began = Instant::now();
         for (line, (input, commands)) in lines.into_iter().enumerate() {
             let mut out = Vec::new();
-            machine.on(input.clone(), &mut out);
+            // One line each second.
+            machine.on(began + Duration::from_secs(line as u64), input.clone(), &mut out);
             assert_eq!(out, commands, "{name}, line {line}: {input:?}");
             let running = machine.held.values().filter(|held| held.stage == Stage::Running).count();
             assert_eq!(machine.running, running, "{name}, line {line}: slots are counted right");
@@ -523,6 +549,31 @@ mod tests {
             1,
             with(vec![(revoked("t2", false), vec![Revoke(5)]), (settled(5, Acked), vec![Ack(2), Ack(4)])]),
         );
+    }
+
+    #[test]
+    fn an_acknowledgement_is_doubted_when_its_channel_is_lost_soon_after() {
+        let run = || vec![(first(1), vec![Start(1)]), (ended(1), vec![]), (settled(1, Acked), vec![])];
+        let lost_after = |lines: usize, again: Vec<Command>| {
+            let rest = vec![(Input::Aside { key: 9 }, vec![]); lines];
+            let end = vec![(Input::Lost, vec![]), (super::tests::again(2, "t1"), again)];
+            run().into_iter().chain(rest).chain(end).collect::<Vec<_>>()
+        };
+        script("at once", 1, lost_after(0, vec![Double(2), Ack(2)]));
+        script("much later", 1, lost_after(60, vec![Start(2)]));
+        let mut new = lost_after(0, vec![]);
+        new.pop();
+        let same = Input::Arrived { key: 2, id: "t1".into(), retries: 0, redelivered: false };
+        new.extend([
+            (same, vec![Start(2)]),
+            (ended(2), vec![]),
+            (settled(2, GivenBack), vec![]),
+            (super::tests::again(3, "t1"), vec![Start(3)]),
+        ]);
+        script("a new message with the same id", 1, new);
+        let mut undisturbed = run();
+        undisturbed.push((again(2, "t1"), vec![Start(2)]));
+        script("never: another message with the same id", 1, undisturbed);
     }
 
     #[test]

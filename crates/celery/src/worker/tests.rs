@@ -1,13 +1,14 @@
 //! What a worker does when the broker does not do what it is asked: never take a message, take it late, die.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use regatta_testbed::Node;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::WorkerOptions;
+use super::{Prefetch, WorkerOptions};
 use crate::app::App;
 use crate::context::Context;
 use crate::error::TaskError;
@@ -41,8 +42,14 @@ async fn send(broker: &Broker, queue: &str, task: &TaskMessage) {
 
 /// A worker called `one@test` on `queue`, silent, killed when the guard is dropped.
 fn start(app: &App, broker: &Broker, queue: &str) -> DropGuard {
-    let options =
-        WorkerOptions { remote_control: false, heartbeat: None, ..WorkerOptions::new("one@test", [queue]) };
+    start_with(app, broker, options(queue))
+}
+
+fn options(queue: &str) -> WorkerOptions {
+    WorkerOptions { remote_control: false, heartbeat: None, ..WorkerOptions::new("one@test", [queue]) }
+}
+
+fn start_with(app: &App, broker: &Broker, options: WorkerOptions) -> DropGuard {
     let kill = CancellationToken::new();
     tokio::spawn(app.worker(broker, options).run(CancellationToken::new(), kill.clone()));
     kill.drop_guard()
@@ -183,6 +190,51 @@ fn an_alarm_makes_no_task_run_again_and_no_answer_come_twice() {
         send(&caller, "q", &next).await;
         assert_eq!(&*answer(&mut answers).await.task_id, "next", "the first came once");
         assert_eq!(count.load(Ordering::SeqCst), 2);
+    });
+}
+
+#[test]
+fn a_broker_that_is_killed_makes_the_same_worker_run_no_task_twice() {
+    const TASKS: usize = 2_000;
+    run(async {
+        let mut node = Node::start();
+        let broker = connect(&node.url()).await;
+        declare(&broker, Queue::celery("q")).await;
+        let counts: Arc<Mutex<HashMap<String, Vec<bool>>>> = Arc::default();
+        let (half, halfway) = tokio::sync::oneshot::channel();
+        let (seen, half) = (Arc::clone(&counts), Mutex::new(Some(half)));
+        let app = App::new("test").task("note", move |context: Context, (): ()| {
+            let mut seen = seen.lock().unwrap();
+            seen.entry(context.task_id().to_owned()).or_default().push(context.redelivered());
+            if seen.len() == TASKS / 2 {
+                half.lock().unwrap().take().into_iter().for_each(|half| half.send(()).unwrap());
+            }
+            async move { Ok::<_, TaskError>(()) }
+        });
+        let numbers: Vec<usize> = (0..TASKS).collect();
+        for numbers in numbers.chunks(500) {
+            let tasks: Vec<_> =
+                numbers.iter().map(|n| TaskMessage::new("note", format!("task {n}"))).collect();
+            futures::future::join_all(tasks.iter().map(|task| send(&broker, "q", task))).await;
+        }
+        let mut options = options("q");
+        options.prefetch = Prefetch::Fixed(32);
+        let _worker = start_with(&app, &broker, options);
+        halfway.await.unwrap();
+        node.kill();
+        node.kill_and_restart();
+        while counts.lock().unwrap().len() < TASKS {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // What comes again comes first, so whatever would run twice has.
+        let counts = counts.lock().unwrap();
+        let twice: Vec<_> = counts.iter().filter(|(_, runs)| runs.len() > 1).collect();
+        assert!(
+            twice.is_empty(),
+            "{} of {TASKS}: {:?}",
+            twice.len(),
+            twice.iter().take(5).collect::<Vec<_>>()
+        );
     });
 }
 
