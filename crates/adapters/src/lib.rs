@@ -1,4 +1,4 @@
-//! One file per test framework: how to recognise it, how to list its tests, what to run, and how to read what came
+//! One module per test framework: how to recognise it, how to list its tests, what to run, and how to read what came
 //! back.
 //!
 //! This crate executes nothing itself: it describes an [`Invocation`] and reads an [`Ended`]. It must not know queues,
@@ -15,7 +15,7 @@ mod text;
 pub use cargo::{Cargo, CargoConfig};
 pub use commands::{COMMANDS_MAX, Commands, CommandsConfig, parse_commands, split_command};
 pub use pytest::{Pytest, PytestConfig};
-pub use recognise::{Framework, detect, recognise};
+pub use recognise::{Framework, detect};
 pub use seam::{
     Adapter, AdapterError, Ended, Exit, Invocation, Listing, ListingStep, Runner, TestProcess, WarmFact,
     WarmSession,

@@ -1,11 +1,6 @@
 //! What frameworks a tree's files speak of.
 
 use std::path::Path;
-use std::sync::Arc;
-
-use crate::cargo::{Cargo, CargoConfig};
-use crate::pytest::{Pytest, PytestConfig};
-use crate::seam::Adapter;
 
 /// How many folder entries are looked at in search of a Python test file.
 const ENTRIES_MAX: usize = 20_000;
@@ -30,18 +25,6 @@ pub fn detect(tree: &Path) -> Vec<Framework> {
         found.push(Framework::Pytest);
     }
     found
-}
-
-/// The suites of a tree, as they are without any configuration: named `cargo` and `pytest`.
-#[must_use]
-pub fn recognise(tree: &Path) -> Vec<Arc<dyn Adapter>> {
-    let adapter = |framework| -> Arc<dyn Adapter> {
-        match framework {
-            Framework::Cargo => Arc::new(Cargo::new(CargoConfig::new(tree))),
-            Framework::Pytest => Arc::new(Pytest::new(PytestConfig::new(tree))),
-        }
-    };
-    detect(tree).into_iter().map(adapter).collect()
 }
 
 fn is_pytest(tree: &Path) -> bool {
@@ -116,7 +99,6 @@ mod tests {
                 std::fs::write(path, text).unwrap();
             }
             assert_eq!(detect(tree.path()), *expected, "{files:?}");
-            assert_eq!(recognise(tree.path()).len(), expected.len());
         }
     }
 }

@@ -122,7 +122,7 @@ pub trait Listing: Send {
     fn ended(&mut self, ended: &Ended) -> Result<(), AdapterError>;
 }
 
-/// One suite's adapter, ready for one tree. Made by `recognise` or from the configuration.
+/// One suite's adapter, ready for one tree. Made for what was recognised, or from the configuration.
 pub trait Adapter: Send + Sync {
     /// The suite that it lists.
     fn suite(&self) -> regatta_model::Suite;

@@ -49,8 +49,7 @@ pub struct CargoConfig {
     pub env: Vec<(String, String)>,
     /// Cargo's own folder (`CARGO_HOME`, or else `.cargo` in the user's home), whose configuration holds for all projects.
     pub home: Option<PathBuf>,
-    /// What the caller's environment has as `LD_LIBRARY_PATH` (`DYLD_FALLBACK_LIBRARY_PATH` on macOS), to go on after
-    /// what cargo puts before it.
+    /// What the caller's environment has as `LD_LIBRARY_PATH`, to go on after what cargo puts before it.
     pub library_path: Option<String>,
 }
 

@@ -14,8 +14,7 @@ use super::verified::Verified;
 use crate::seam::{AdapterError, Ended, Invocation, TestProcess};
 
 /// Where the dynamic linker looks for shared libraries.
-const LIBRARY_PATH: &str =
-    if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// What starts a binary. `folders` are those of shared libraries. `variables`, of cargo's own configuration, never replace
 /// what cargo sets itself; what the suite's configuration sets has the last word.
