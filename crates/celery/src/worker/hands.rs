@@ -451,14 +451,11 @@ impl Hands {
         };
         let answered = self.answer_asker(asker, State::Failure, error).await;
         self.event("task-failed", id, || exception_fields(error));
-        match answered {
-            Err(failed) if !is_final(&failed) => self.settle(Err(failed), id, envelope, settler).await,
-            Err(failed) => {
-                tracing::warn!(task_id = id, error = %failed, "the caller of a refused message can't be told");
-                self.settle_dead(how, id, settler).await
-            }
-            Ok(()) => self.settle_dead(how, id, settler).await,
+        // It lies among the dead letters: it must not come again for an answer's sake, and lie there twice.
+        if let Err(failed) = answered {
+            tracing::warn!(task_id = id, error = %failed, "the caller of a refused message can't be told");
         }
+        self.settle_dead(how, id, settler).await
     }
 
     /// Answers a task that was revoked, or is too old, before it began.

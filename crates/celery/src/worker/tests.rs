@@ -8,7 +8,7 @@ use std::time::Duration;
 use regatta_testbed::Node;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Prefetch, WorkerOptions};
+use super::{Prefetch, ResultRoute, WorkerOptions};
 use crate::app::App;
 use crate::context::Context;
 use crate::error::TaskError;
@@ -235,6 +235,28 @@ fn a_broker_that_is_killed_makes_the_same_worker_run_no_task_twice() {
             twice.len(),
             twice.iter().take(5).collect::<Vec<_>>()
         );
+    });
+}
+
+#[test]
+fn a_message_whose_refusal_cannot_be_told_lies_among_the_dead_letters_once() {
+    run(async {
+        let broker = Broker::embedded();
+        let (app, _) = counted();
+        declare(&broker, Queue::celery("q")).await;
+        declare(&broker, Queue::celery("q.dead")).await;
+        let mut options = options("q");
+        options.results = ResultRoute::Exchange { exchange: "gone".into(), key_prefix: "one".into() };
+        send(&broker, "q", &asked("unknown")).await;
+        send(&broker, "q", &asked("unheard of")).await;
+        let _worker = start_with(&app, &broker, options);
+        let tag = "t".to_owned();
+        let dead = Consume { queue: "q.dead".to_owned(), prefetch: 0, no_ack: true, exclusive: false, tag };
+        let mut dead = broker.consume(dead).await.unwrap();
+        for name in ["unknown", "unheard of"] {
+            let (envelope, _) = dead.next().await.unwrap().split();
+            assert_eq!(TaskMessage::decode(&envelope.properties, &envelope.body).unwrap().id, name);
+        }
     });
 }
 
