@@ -256,7 +256,7 @@ impl TestProcess for OneCommand {
                 let message = Some(format!("ended with exit status {code}"));
                 Record { message, ..text::record(Outcome::Failed, ended) }
             }
-            Exit::Signal(_) | Exit::TimedOut | Exit::Cancelled => text::unclean(ended, String::new),
+            Exit::Signal(_) | Exit::TimedOut { .. } | Exit::Cancelled => text::unclean(ended, String::new),
         }
     }
 }
@@ -371,7 +371,11 @@ mod tests {
             (Exit::Code(0), Outcome::Passed, None),
             (Exit::Code(3), Outcome::Failed, Some("ended with exit status 3")),
             (Exit::Signal(11), Outcome::Crashed, Some("was killed by signal 11 (SIGSEGV)")),
-            (Exit::TimedOut, Outcome::TimedOut, Some("ran longer than its limit (2.0 s)")),
+            (
+                Exit::TimedOut { limit: Duration::from_millis(1_500) },
+                Outcome::TimedOut,
+                Some("ran longer than its limit (1.5 s)"),
+            ),
         ] {
             let ended = Ended {
                 exit,

@@ -32,7 +32,10 @@ pub enum Exit {
     /// By a signal that nobody of ours sent.
     Signal(i32),
     /// We killed it since its time was over.
-    TimedOut,
+    TimedOut {
+        /// How long it might have taken; how long it took is more, and is told beside it.
+        limit: Duration,
+    },
     /// We killed it since its batch was cancelled.
     Cancelled,
 }

@@ -22,8 +22,8 @@ pub(crate) fn output(stdout: &[u8], stderr: &[u8], bytes_omitted: u64) -> Output
 /// A record of a process that did not end as its framework ends: killed for time, by a signal, or too early.
 pub(crate) fn unclean(ended: &Ended, words: impl FnOnce() -> String) -> Record {
     let (outcome, message) = match ended.exit {
-        Exit::TimedOut => {
-            (Outcome::TimedOut, format!("ran longer than its limit ({:.1} s)", ended.duration.as_secs_f64()))
+        Exit::TimedOut { limit } => {
+            (Outcome::TimedOut, format!("ran longer than its limit ({} s)", limit.as_secs_f64()))
         }
         Exit::Signal(signal) => (Outcome::Crashed, signal_words(signal)),
         Exit::Cancelled => (Outcome::Crashed, "was killed since its batch was cancelled".to_owned()),

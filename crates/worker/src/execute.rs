@@ -1,6 +1,6 @@
 //! An adapter's invocation as a sandboxed command, and its end in the adapter's words.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use regatta_adapters::{Ended, Exit, Invocation};
 use regatta_model::Time;
@@ -12,7 +12,7 @@ use regatta_sandbox::{Cancel, Command, End, Fence, Finished, SandboxError};
 /// # Errors
 /// When it can't be started: the program is missing, its directory too, or the system is out of processes.
 pub fn execute(invocation: &Invocation, fence: &Fence, cancel: &Cancel) -> Result<Ended, SandboxError> {
-    regatta_sandbox::run(&command(invocation), fence, cancel).map(ended)
+    regatta_sandbox::run(&command(invocation), fence, cancel).map(|finished| ended(finished, fence.timeout))
 }
 
 pub(crate) fn command(invocation: &Invocation) -> Command {
@@ -26,12 +26,13 @@ pub(crate) fn command(invocation: &Invocation) -> Command {
     }
 }
 
-pub(crate) fn ended(finished: Finished) -> Ended {
+/// An end in the adapter's words; `limit` is what it had to keep.
+pub(crate) fn ended(finished: Finished, limit: Duration) -> Ended {
     Ended {
         exit: match finished.end {
             End::Code(code) => Exit::Code(code),
             End::Signal(signal) => Exit::Signal(signal),
-            End::TimedOut => Exit::TimedOut,
+            End::TimedOut => Exit::TimedOut { limit },
             End::Cancelled => Exit::Cancelled,
         },
         bytes_omitted: finished.stdout.omitted + finished.stderr.omitted,

@@ -57,6 +57,8 @@ enum Parted {
         how: Why,
         /// Whether it had ever said that it can take requests.
         ready: bool,
+        /// How long it might have been silent.
+        limit: Duration,
         /// When the test began that ran then.
         test: Option<(SystemTime, Instant)>,
         /// Why it had to go, when it didn't go by itself.
@@ -119,8 +121,12 @@ impl Watch {
                 _,
             ) => {}
         }
-        let silence = if self.test.is_some() { Duration::ZERO } else { SILENCE_MAX };
-        self.deadline = Instant::now() + self.timeout + silence;
+        self.deadline = Instant::now() + self.limit();
+    }
+
+    /// How long it may be silent: as long as the test that runs, or longer where none does.
+    fn limit(&self) -> Duration {
+        self.timeout + if self.test.is_some() { Duration::ZERO } else { SILENCE_MAX }
     }
 
     fn deadline(&self) -> Instant {
@@ -134,7 +140,7 @@ impl Watch {
     fn gone(self, how: Why, reason: Option<String>) -> Parted {
         match self.leaving {
             Some(leaving) if self.test.is_none() && reason.is_none() => Parted::Stopped(leaving),
-            _ => Parted::Gone { how, ready: self.ready, test: self.test, reason },
+            _ => Parted::Gone { how, ready: self.ready, limit: self.limit(), test: self.test, reason },
         }
     }
 }
@@ -198,11 +204,11 @@ impl Warm {
                 Event::TooLong | Event::Cancelled => return None,
             }
         };
-        let ended = ended(session.end(why));
+        let ended = ended(session.end(why), TEARDOWN_MAX);
         let message = match (said, ended.exit) {
             (Some(Some(error)), _) => error,
-            (_, Exit::TimedOut) => {
-                format!("what its tests shared was not taken down within {} s", TEARDOWN_MAX.as_secs())
+            (_, Exit::TimedOut { limit }) => {
+                format!("what its tests shared was not taken down within {} s", limit.as_secs())
             }
             (_, Exit::Signal(signal)) => format!("its process was ended by signal {signal} as it was to end"),
             (None, exit) => format!("its process ended ({exit:?}) and did not say that all is taken down"),
@@ -228,7 +234,7 @@ impl Warm {
                 Err(error) => return BatchEnd::Faulted(cannot_run(error.with_causes())),
                 Ok(Parted::Done) => return BatchEnd::Done,
                 Ok(Parted::Cancelled) => {
-                    self.end(Why::Cancelled);
+                    self.kill();
                     return BatchEnd::Cancelled;
                 }
                 Ok(Parted::Stopped(leaving)) => {
@@ -237,8 +243,8 @@ impl Warm {
                     facts.into_iter().for_each(|fact| sink.say(fact));
                     return if open.is_empty() { BatchEnd::Done } else { BatchEnd::Cancelled };
                 }
-                Ok(Parted::Gone { how, ready, test, reason }) => {
-                    let Some(ended) = self.end(how) else { return BatchEnd::Done };
+                Ok(Parted::Gone { how, ready, limit, test, reason }) => {
+                    let Some(ended) = self.end(how, limit) else { return BatchEnd::Done };
                     if !ready {
                         return BatchEnd::Faulted(cannot_run(never_ready(&self.program(), &ended)));
                     }
@@ -354,15 +360,22 @@ impl Warm {
             if session.wait(sink.cancel(), Some(Instant::now())) == Event::DeadlinePassed {
                 return Ok(Had::Kept);
             }
-            self.end(Why::Cancelled);
+            self.kill();
         }
         let Some(pass) = self.gate.enter(|| sink.is_over()) else { return Ok(Had::Over) };
         self.session = Some(Session::start(&command(&self.warm.invocation()), fence)?);
         Ok(Had::Started(pass))
     }
 
-    fn end(&mut self, why: Why) -> Option<Ended> {
-        self.session.take().map(|session| ended(session.end(why)))
+    /// Ends it, whatever it does; how it ended is nobody's concern.
+    fn kill(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.end(Why::Cancelled);
+        }
+    }
+
+    fn end(&mut self, why: Why, limit: Duration) -> Option<Ended> {
+        self.session.take().map(|session| ended(session.end(why), limit))
     }
 
     fn program(&self) -> String {

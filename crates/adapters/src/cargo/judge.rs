@@ -150,7 +150,7 @@ pub(super) fn judge_status(ended: &Ended) -> Record {
             let message = panic(&stderr).unwrap_or_else(|| format!("ended with exit status {code}"));
             Record { message: Some(message), ..text::record(Outcome::Failed, ended) }
         }
-        Exit::Signal(_) | Exit::TimedOut | Exit::Cancelled => text::unclean(ended, String::new),
+        Exit::Signal(_) | Exit::TimedOut { .. } | Exit::Cancelled => text::unclean(ended, String::new),
     }
 }
 
@@ -250,7 +250,8 @@ mod tests {
         }
         let signal = judge_closing("a::b", &ended(Exit::Signal(6), &(own("ok") + OK), ""));
         assert_eq!(signal.outcome, Outcome::Crashed, "whatever was said before");
-        let late = judge_closing("a::b", &ended(Exit::TimedOut, &own("partial"), ""));
+        let late =
+            judge_closing("a::b", &ended(Exit::TimedOut { limit: Duration::ZERO }, &own("partial"), ""));
         assert_eq!(late.outcome, Outcome::TimedOut);
         assert!(late.output.text.contains("partial"));
     }
@@ -351,7 +352,7 @@ mod tests {
             (Exit::Code(0), Outcome::Passed),
             (Exit::Code(2), Outcome::Failed),
             (Exit::Signal(11), Outcome::Crashed),
-            (Exit::TimedOut, Outcome::TimedOut),
+            (Exit::TimedOut { limit: Duration::ZERO }, Outcome::TimedOut),
         ] {
             assert_eq!(judge_status(&ended(exit, "", "")).outcome, expected);
         }

@@ -372,7 +372,7 @@ fn failed(what: &str, ended: &Ended) -> AdapterError {
     let how = match ended.exit {
         Exit::Code(code) => format!("exit status {code}"),
         Exit::Signal(signal) => text::signal_words(signal),
-        Exit::TimedOut => "it took too long".to_owned(),
+        Exit::TimedOut { .. } => "it took too long".to_owned(),
         Exit::Cancelled => "it was cancelled".to_owned(),
     };
     // Messages for machines stand on standard output; what is for people is on standard error.

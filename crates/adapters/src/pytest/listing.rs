@@ -51,7 +51,7 @@ impl PytestListing {
         let how = match ended.exit {
             Exit::Code(code) => format!("exit status {code}"),
             Exit::Signal(signal) => text::signal_words(signal),
-            Exit::TimedOut => "it took too long".to_owned(),
+            Exit::TimedOut { .. } => "it took too long".to_owned(),
             Exit::Cancelled => "it was cancelled".to_owned(),
         };
         let what = format!("listing the tests of {} with {} ({how})", self.config.suite, python.display());

@@ -120,7 +120,7 @@ impl WarmSession for PytestSession {
         let omitted = ended.bytes_omitted + before + before_too;
         let mut record = text::unclean(ended, || match ended.exit {
             Exit::Code(code) => format!("the Python process ended with exit status {code} while this ran"),
-            Exit::Signal(_) | Exit::TimedOut | Exit::Cancelled => String::new(),
+            Exit::Signal(_) | Exit::TimedOut { .. } | Exit::Cancelled => String::new(),
         });
         record.output = text::output(&stdout, &stderr, omitted);
         record
@@ -193,7 +193,7 @@ mod tests {
         let record = session.crashed("a", &ended);
         assert_eq!(record.outcome, Outcome::Crashed, "exit status 0 in the midst of a test is no pass");
         assert_eq!(record.output.text, "half a line and raw\n--- stderr ---\nfault");
-        let late = session.crashed("a", &Ended { exit: Exit::TimedOut, ..ended });
+        let late = session.crashed("a", &Ended { exit: Exit::TimedOut { limit: Duration::ZERO }, ..ended });
         assert_eq!(late.outcome, Outcome::TimedOut);
     }
 

@@ -424,7 +424,9 @@ def test_has_a_handler_of_its_own():
 fn a_pytest_test_that_hangs_says_where_it_was_and_one_that_leaves_says_why() {
     let project = Project::new(&[("test_it.py", ENDS)]);
     let ended = project.python(&["run", "-j", "1", "--timeout", "5s"]).expect(1);
-    for words in ["line 6 in helper", "line 9 in test_hangs", "Exit: that is enough", "test_it.py:12"] {
+    for words in
+        ["limit (5 s)", "line 6 in helper", "line 9 in test_hangs", "Exit: that is enough", "test_it.py:12"]
+    {
         assert!(ended.stdout.contains(words), "{words} is not in\n{}", ended.stdout);
     }
     let expected = [

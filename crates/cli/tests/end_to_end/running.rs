@@ -50,7 +50,8 @@ fn time_out_ends_the_whole_tree_and_keeps_what_was_printed() {
     let seconds = "86400.125";
     let project =
         Project::of_commands(&[("slow", &format!("setsid sleep {seconds} & echo partial; sleep {seconds}"))]);
-    project.regatta(&["run", "--timeout", "500ms"]).expect(1);
+    let ended = project.regatta(&["run", "--timeout", "550ms"]).expect(1);
+    assert!(ended.stdout.contains("ran longer than its limit (0.55 s)"), "{}", ended.stdout);
     let run = project.run_json();
     let attempt = &run["tests"][0]["attempts"][0];
     assert_eq!(attempt["judgement"]["outcome"], "timed_out");

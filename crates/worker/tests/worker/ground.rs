@@ -231,7 +231,7 @@ fn outcome(exit: Exit) -> Outcome {
         Exit::Code(0) => Outcome::Passed,
         Exit::Code(_) => Outcome::Failed,
         Exit::Signal(_) | Exit::Cancelled => Outcome::Crashed,
-        Exit::TimedOut => Outcome::TimedOut,
+        Exit::TimedOut { .. } => Outcome::TimedOut,
     }
 }
 
