@@ -329,7 +329,7 @@ fn library_path(scripts: &[BuildScript], metadata: &Metadata, tests: &[&Artifact
 fn own_harness(package: &Package, target: &Target) -> bool {
     let Ok(text) = std::fs::read_to_string(&package.manifest_path) else { return false };
     let Ok(manifest) = text.parse::<toml::Table>() else { return false };
-    let kind = target.kind.first().map_or("lib", String::as_str);
+    let kind = target.table();
     let says = |table: &toml::Value| table.get("harness").and_then(toml::Value::as_bool) == Some(false);
     match manifest.get(kind) {
         Some(toml::Value::Array(targets)) => targets.iter().any(|table| {
@@ -431,6 +431,31 @@ mod tests {
             listing.ended(&ended(0, "")).unwrap();
             assert!(!listing.ready["fruit"].logs);
             assert_eq!(listing.ready["fruit"].tests, Some(BTreeMap::from([("a".to_owned(), false)])));
+        }
+    }
+
+    #[test]
+    fn a_target_without_a_harness_is_found_whatever_its_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Cargo.toml");
+        std::fs::write(
+            &path,
+            "[lib]\ncrate-type = ['rlib']\nharness = false\n[[test]]\nname = 'own'\nharness = false\n\
+             [[test]]\nname = 'usual'\n[[bin]]\nname = 'own'\n",
+        )
+        .unwrap();
+        let package = serde_json::json!({"id": "p", "name": "p", "version": "1.0.0", "manifest_path": path});
+        let package: Package = serde_json::from_value(package).unwrap();
+        for (kind, name, expected) in [
+            ("lib", "p", true),
+            ("rlib", "p", true),
+            ("proc-macro", "p", true),
+            ("test", "own", true),
+            ("test", "usual", false),
+            ("bin", "own", false),
+        ] {
+            let target = Target { name: name.into(), kind: vec![kind.into()] };
+            assert_eq!(own_harness(&package, &target), expected, "{kind} {name}");
         }
     }
 

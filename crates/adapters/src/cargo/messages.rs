@@ -29,6 +29,16 @@ pub(super) struct Target {
     pub(super) kind: Vec<String>,
 }
 
+impl Target {
+    /// The manifest's table that it stands in. A library's kinds are its crate types, such as `rlib` and `proc-macro`.
+    pub(super) fn table(&self) -> &str {
+        match self.kind.first().map(String::as_str) {
+            Some(kind @ ("test" | "bin" | "example" | "bench")) => kind,
+            Some(_) | None => "lib",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Profile {
     pub(super) test: bool,
@@ -105,10 +115,9 @@ impl Package {
 
     /// The name of one of its test binaries, as cargo-nextest has it.
     pub(super) fn binary_id(&self, target: &Target) -> String {
-        let kind = target.kind.first().map_or("lib", String::as_str);
-        match kind {
+        match target.table() {
             "test" => format!("{}::{}", self.name, target.name),
-            "bin" | "example" | "bench" => format!("{}::{kind}/{}", self.name, target.name),
+            kind @ ("bin" | "example" | "bench") => format!("{}::{kind}/{}", self.name, target.name),
             _ => self.name.clone(),
         }
     }
