@@ -1,7 +1,7 @@
 //! What a worker publishes and how it settles: results, states, retries, refusals. The one place that decides when a
 //! delivery is acknowledged: after the broker has confirmed what follows from it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::app::App;
@@ -12,6 +12,7 @@ use crate::error::{CELERY_MODULE, TaskError};
 use crate::transport::{Envelope, PublishError, Publishing, Queue, Settle, SettleError, Settler, Value};
 use crate::wire::{RawJson, ResultMessage, State};
 use crate::worker::aside::Aside;
+use crate::worker::callers::Callers;
 use crate::worker::conclude::Conclusion;
 use crate::worker::execution::Execution;
 use crate::worker::follow::{self, Step};
@@ -20,11 +21,7 @@ use crate::worker::options::{DeadLetter, ResultRoute, WorkerOptions};
 use crate::worker::outbox::{Outbox, is_final};
 use crate::worker::slots::Settlement;
 
-/// How long a worker tries to reach a reply queue that isn't there: its owner may be reconnecting. After that the
-/// caller is taken for gone, as Celery takes it at once.
-const CALLER_GONE_AFTER: Duration = Duration::from_secs(5);
-
-/// The time between two such tries.
+/// The time between two tries to reach a reply queue that isn't there.
 const CALLER_RETRY: Duration = Duration::from_millis(250);
 
 /// How long a worker waits before it gives a task back whose result the broker didn't take, so that no hot loop comes of
@@ -45,6 +42,8 @@ pub(crate) struct Hands {
     pub(crate) emitter: Option<Arc<Emitter>>,
     /// The queues beside the task queues: for delays and for dead letters.
     pub(crate) aside: Aside,
+    /// The reply queues that weren't there.
+    pub(crate) callers: Mutex<Callers>,
 }
 
 impl Hands {
@@ -397,20 +396,27 @@ impl Hands {
 
     /// Publishes to a caller who may be reconnecting, or gone.
     async fn deliver(&self, reply_to: &str, publishing: impl Fn() -> Publishing) -> Result<(), PublishError> {
-        let mut patience = None;
         loop {
-            match self.outbox.publish(&publishing).await {
+            let published = self.outbox.publish(&publishing).await;
+            match published {
                 Err(PublishError::Unroutable { .. }) => {
-                    let began = *patience.get_or_insert_with(Instant::now);
-                    if began.elapsed() >= CALLER_GONE_AFTER {
+                    if self.callers().missing(Instant::now(), reply_to) {
                         tracing::warn!(reply_to, "a result has no reply queue: its caller is gone");
                         return Ok(());
                     }
                     tokio::time::sleep(CALLER_RETRY).await;
                 }
-                other => return other,
+                Ok(()) => {
+                    self.callers().heard(reply_to);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    fn callers(&self) -> MutexGuard<'_, Callers> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn addressed(

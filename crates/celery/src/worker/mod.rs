@@ -5,6 +5,7 @@
 //! through [`outbox`], and settles.
 
 mod aside;
+mod callers;
 mod conclude;
 mod execution;
 mod follow;

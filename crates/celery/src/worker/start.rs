@@ -1,6 +1,6 @@
 //! How a worker gets ready: its topology, looking before making, and its consumers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::stream::SelectAll;
 use tokio::sync::watch;
@@ -37,7 +37,15 @@ pub(crate) async fn start(worker: Worker) -> Result<Round, WorkerError> {
             false => None,
         };
     let emitter = voice.as_ref().map(|voice| Arc::clone(&voice.emitter));
-    let hands = Arc::new(Hands { app, outbox, options, clock, emitter, aside: Aside::default() });
+    let hands = Arc::new(Hands {
+        app,
+        outbox,
+        options,
+        clock,
+        emitter,
+        aside: Aside::default(),
+        callers: Mutex::default(),
+    });
     let mut consumers = SelectAll::new();
     let (share, is_alone) = (Share::default(), hands.options.queues.len() == 1);
     for queue in &hands.options.queues {

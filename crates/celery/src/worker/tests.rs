@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regatta_testbed::Node;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -257,6 +257,28 @@ fn a_message_whose_refusal_cannot_be_told_lies_among_the_dead_letters_once() {
             let (envelope, _) = dead.next().await.unwrap().split();
             assert_eq!(TaskMessage::decode(&envelope.properties, &envelope.body).unwrap().id, name);
         }
+    });
+}
+
+#[test]
+fn tasks_of_a_caller_who_is_gone_hold_up_others_once() {
+    run(async {
+        let broker = Broker::embedded();
+        let (app, count) = counted();
+        declare(&broker, Queue::celery("q")).await;
+        let mut answers = answers(&broker).await;
+        for _ in 0..6 {
+            let mut task = asked("good");
+            task.reply_to = Some("gone".to_owned());
+            send(&broker, "q", &task).await;
+        }
+        send(&broker, "q", &asked("good")).await;
+        let began = Instant::now();
+        let _worker = start(&app, &broker, "q");
+        answer(&mut answers).await;
+        // Each of the six would wait for five seconds.
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(count.load(Ordering::SeqCst), 7);
     });
 }
 
