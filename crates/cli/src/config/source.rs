@@ -92,7 +92,7 @@ impl Wrong {
             let near = names.map(|name| (edits(wrong, name), name)).min()?;
             (near.0 <= TYPO_EDITS_MAX).then(|| format!("did you mean `{}`?", near.1))
         });
-        Self { message, help, span: error.span() }
+        Self { message: in_words(&message), help, span: error.span() }
     }
 
     /// The message, with the place and the lines around it.
@@ -110,6 +110,29 @@ impl Wrong {
             Err(_) => self.message.clone(),
         }
     }
+}
+
+/// A message of the parser in the words of the file: it names Rust's types.
+fn in_words(message: &str) -> String {
+    let begins = [
+        ("missing field ", "missing key "),
+        ("unknown field ", "unknown key "),
+        ("unknown variant ", "unknown word "),
+    ];
+    for (theirs, ours) in begins {
+        if let Some(rest) = message.strip_prefix(theirs) {
+            return format!("{ours}{rest}");
+        }
+    }
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let expected = match expected {
+        "u16" | "u32" => "a whole number, not below 0",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        _ if expected.starts_with("struct ") => "a table",
+        _ => return message.to_owned(),
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// How many characters must be changed, added or removed to make `b` of `a` (Levenshtein 1965).
@@ -138,6 +161,35 @@ mod tests {
             [("", "abc", 3), ("retrys", "retries", 2), ("timeout", "timeout", 0), ("ab", "ba", 2)]
         {
             assert_eq!(edits(a, b), count, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn messages_name_what_stands_in_the_file() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Inner {
+            #[serde(rename = "n")]
+            _n: u32,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Outer {
+            #[serde(rename = "list")]
+            _list: Vec<String>,
+            #[serde(rename = "inner")]
+            _inner: Inner,
+        }
+        for (text, expected) in [
+            ("list = []", "missing key `inner`"),
+            ("list = 1", "invalid type: integer `1`, expected a list"),
+            ("list = [\", expected u32\", 2]", "invalid type: integer `2`, expected a string"),
+            ("inner = 1", "invalid type: integer `1`, expected a table"),
+            ("inner = { n = \"x\" }", "invalid type: string \"x\", expected a whole number, not below 0"),
+            ("inner = { n = -1 }", "invalid value: integer `-1`, expected a whole number, not below 0"),
+            ("lust = 1", "unknown key `lust`, expected `list` or `inner`"),
+        ] {
+            let error = toml::from_str::<Outer>(text).unwrap_err();
+            assert_eq!(in_words(error.message().trim()), expected);
         }
     }
 

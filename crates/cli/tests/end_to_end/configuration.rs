@@ -13,7 +13,7 @@ fn wrong(text: &str) -> String {
 fn an_unknown_key_and_what_was_meant() {
     insta::assert_snapshot!(wrong("workers = 2\nretrys = 1\n"), @r#"
     error: regatta.toml says something that regatta doesn't understand
-      × unknown field `retrys`, expected one of `retries`, `backoff`, `backoff-max`, `timeout`, `list-timeout`, `workers`, `fail-fast`, `give-up-after`, `env`, `suite`
+      × unknown key `retrys`, expected one of `retries`, `backoff`, `backoff-max`, `timeout`, `list-timeout`, `workers`, `fail-fast`, `give-up-after`, `env`, `suite`
        ╭─[regatta.toml:2:1]
      1 │ workers = 2
      2 │ retrys = 1
@@ -28,7 +28,7 @@ fn an_unknown_key_and_what_was_meant() {
 fn an_unknown_key_of_a_suite() {
     insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"pytest\"\npath = [\"t\"]\n"), @r#"
     error: regatta.toml says something that regatta doesn't understand
-      × unknown field `path`, expected one of `adapter`, `paths`, `args`, `python`, `manifest`, `env`, `file`, `test`, `queue`, `route`
+      × unknown key `path`, expected one of `adapter`, `paths`, `args`, `python`, `manifest`, `env`, `file`, `test`, `queue`, `route`
        ╭─[regatta.toml:3:1]
      2 │ adapter = "pytest"
      3 │ path = ["t"]
@@ -43,7 +43,7 @@ fn an_unknown_key_of_a_suite() {
 fn a_wrong_type_and_a_wrong_word() {
     insta::assert_snapshot!(wrong("retries = \"two\"\n"), @r#"
     error: regatta.toml says something that regatta doesn't understand
-      × invalid type: string "two", expected u32
+      × invalid type: string "two", expected a whole number, not below 0
        ╭─[regatta.toml:1:11]
      1 │ retries = "two"
        ·           ──┬──
@@ -52,7 +52,7 @@ fn a_wrong_type_and_a_wrong_word() {
     "#);
     insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"nose\"\n"), @r#"
     error: regatta.toml says something that regatta doesn't understand
-      × unknown variant `nose`, expected one of `pytest`, `cargo`, `commands`
+      × unknown word `nose`, expected one of `pytest`, `cargo`, `commands`
        ╭─[regatta.toml:2:11]
      1 │ [suite.unit]
      2 │ adapter = "nose"
