@@ -86,6 +86,18 @@ pub(crate) fn delay_step(delay: Duration) -> u64 {
     wanted.div_ceil(unit) * unit
 }
 
+/// The step to wait for first where the delay shall be kept: the longest that isn't longer. What is left is waited for
+/// then, in ever shorter steps, and in the end the task is late by less than [`MIN_DELAY_MS`].
+pub(crate) fn exact_step(delay: Duration) -> u64 {
+    let wanted = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let longer = delay_step(delay);
+    if wanted >= MAX_DELAY_MS || longer < wanted + MIN_DELAY_MS {
+        return longer;
+    }
+    let unit = 1 << (wanted.ilog2() - 2);
+    wanted / unit * unit
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -147,5 +159,36 @@ mod tests {
             steps.insert(step);
         }
         assert_eq!(steps.len(), 85, "the set of delay queues is bounded");
+    }
+
+    #[test]
+    fn a_delay_that_shall_be_kept_is_waited_for_in_shorter_and_shorter_steps() {
+        let waits = |mut left: u64| {
+            let mut steps = Vec::new();
+            while left > 0 {
+                let step = exact_step(Duration::from_millis(left));
+                steps.push(step);
+                left = left.saturating_sub(step);
+            }
+            steps
+        };
+        let table = [
+            (1, vec![64]),
+            (100, vec![112]),
+            (1_000, vec![1024]),
+            (16_500, vec![16_384, 128]),
+            (20_000, vec![16_384, 3_584, 64]),
+            (2 * MAX_DELAY_MS + 1, vec![MAX_DELAY_MS, MAX_DELAY_MS, 64]),
+        ];
+        for (delay, expected) in table {
+            assert_eq!(waits(delay), expected, "for {delay} ms");
+        }
+        for delay in (1..100_000).chain((100_000..MAX_DELAY_MS).step_by(99_991)) {
+            let steps = waits(delay);
+            let all: u64 = steps.iter().sum();
+            assert!(all >= delay && all < delay + MIN_DELAY_MS, "{delay} ms waited for {steps:?}");
+            assert!(steps.len() <= 8, "{delay} ms takes {steps:?}");
+            assert!(steps.iter().all(|step| delay_step(Duration::from_millis(*step)) == *step), "{steps:?}");
+        }
     }
 }

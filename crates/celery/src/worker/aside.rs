@@ -11,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::iso;
-use crate::retry::delay_step;
+use crate::error::ErrorKind;
+use crate::retry::{delay_step, exact_step};
 use crate::transport::{
     Broker, Envelope, Properties, PublishError, Publishing, Queue, Topology, TransportError, Value,
 };
@@ -49,15 +50,19 @@ pub(crate) struct Aside {
 
 impl Aside {
     /// Publishes a task as its own retry, as Celery does it: the same id, one retry more, the earliest time, and
-    /// itself as the parent.
+    /// itself as the parent. A delay that the handler asked for is kept, as an ETA is; a back-off may be longer.
     pub(crate) async fn retry(
         &self,
         outbox: &Outbox,
         execution: &Execution,
+        asked: ErrorKind,
         delay: Duration,
         now: SystemTime,
     ) -> Result<(), PublishError> {
-        let step = delay_step(delay);
+        let step = match asked {
+            ErrorKind::Retry(Some(_)) => exact_step(delay),
+            _ => delay_step(delay),
+        };
         let eta = iso(now + delay);
         let (mut properties, body) = again(&execution.envelope)?;
         properties.headers.insert("retries", Value::from(i64::from(execution.retries) + 1));
@@ -74,7 +79,7 @@ impl Aside {
         delay: Duration,
     ) -> Result<(), PublishError> {
         let (properties, body) = again(envelope)?;
-        self.publish(outbox, delay_queue(&envelope.queue, delay_step(delay)), properties, body).await
+        self.publish(outbox, delay_queue(&envelope.queue, exact_step(delay)), properties, body).await
     }
 
     /// Publishes a message that can't be run to where somebody can look at it.

@@ -356,7 +356,7 @@ impl Hands {
         delay: Duration,
         now: SystemTime,
     ) -> Result<(), PublishError> {
-        match self.aside.retry(&self.outbox, execution, delay, now).await {
+        match self.aside.retry(&self.outbox, execution, error.kind, delay, now).await {
             Err(refused) if is_final(&refused) => {
                 let message = format!("{}; it can't be tried again: {refused}", error.message);
                 return self.fail(execution, &TaskError { message, ..error.clone() }, now).await;

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use regatta_testbed::Node;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Prefetch, ResultRoute, WorkerOptions};
 use crate::app::App;
+use crate::clock::iso;
 use crate::context::Context;
 use crate::error::TaskError;
 use crate::transport::{Broker, ConnectOptions, Consume, Consumer, Publishing, Queue, Topology};
@@ -279,6 +280,25 @@ fn tasks_of_a_caller_who_is_gone_hold_up_others_once() {
         // Each of the six would wait for five seconds.
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert_eq!(count.load(Ordering::SeqCst), 7);
+    });
+}
+
+#[test]
+fn a_task_with_an_eta_runs_at_that_time() {
+    run(async {
+        let broker = Broker::embedded();
+        let (app, _) = counted();
+        declare(&broker, Queue::celery("q")).await;
+        let mut answers = answers(&broker).await;
+        // The next step up is 6.1 s.
+        let (began, delay) = (Instant::now(), Duration::from_millis(5_200));
+        let mut task = asked("good");
+        task.eta = Some(iso(SystemTime::now() + delay));
+        send(&broker, "q", &task).await;
+        let _worker = start(&app, &broker, "q");
+        answer(&mut answers).await;
+        let late = began.elapsed().checked_sub(delay).expect("it ran too early");
+        assert!(late < Duration::from_millis(700), "{late:?} late");
     });
 }
 
