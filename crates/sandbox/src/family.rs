@@ -139,6 +139,7 @@ fn adopted(host: &Host) -> Vec<Pid> {
 /// The processes that the sandbox's main process left behind, by the roots of their trees. To be asked when it has
 /// ended. Orphans that have ended are reaped on the way.
 pub(crate) fn strays(mine: Mine<'_>) -> Vec<Stat> {
+    mine.host.reap_given_up();
     let children = adopted(mine.host);
     let unknown = |pid: &Pid| *pid != mine.root && *pid != mine.host.warden();
     let children: Vec<Pid> = children.into_iter().filter(unknown).collect();
@@ -153,6 +154,9 @@ pub(crate) fn strays(mine: Mine<'_>) -> Vec<Stat> {
             continue;
         }
         let Some(stat) = Stat::of(pid).filter(|stat| stat.session != mine.host.session) else { continue };
+        if mine.host.has_given_up(&stat) {
+            continue;
+        }
         if stat.zombie {
             // What another thread starts at this moment is to be reaped there.
             if others.iter().all(|other| other.root.is_some()) {
@@ -220,7 +224,11 @@ pub(crate) fn sweep(mine: Mine<'_>, pidfd: &OwnedFd, seen: &[Stat], mut held: Ve
     for round in 0.. {
         let strays = strays(mine);
         held.retain(|held| !held.has_ended());
-        if strays.is_empty() && held.is_empty() || Instant::now() >= deadline {
+        if strays.is_empty() && held.is_empty() {
+            break;
+        }
+        if Instant::now() >= deadline {
+            strays.iter().for_each(|stray| mine.host.give_up(stray));
             break;
         }
         let news = strays.iter().filter(|stray| held.iter().all(|held| held.pid != stray.pid));

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 
 use crate::SandboxError;
 use crate::command::Entry;
+use crate::family::Stat;
 use crate::warden::Warden;
 
 /// The variable by which a sandbox's descendants are told when nothing else tells them.
@@ -28,6 +30,8 @@ pub(crate) struct Host {
     prefix: String,
     serial: AtomicU64,
     active: Mutex<Vec<Active>>,
+    /// What could not be ended in time, by number and beginning.
+    given_up: Mutex<Vec<(Pid, u64)>>,
 }
 
 /// A sandbox that isn't done.
@@ -65,8 +69,8 @@ impl Host {
         let warden = Warden::start(&prefix)?;
         let session = getsid(None).map_err(SandboxError::system("its session"))?;
         let children = File::open(format!("/proc/self/task/{pid}/children")).ok();
-        let (serial, active) = (AtomicU64::new(0), Mutex::default());
-        Ok(Self { session, warden, null, children, prefix, serial, active })
+        let (serial, active, given_up) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        Ok(Self { session, warden, null, children, prefix, serial, active, given_up })
     }
 
     pub(crate) fn null(&self) -> BorrowedFd<'_> {
@@ -103,7 +107,7 @@ impl Host {
         }
     }
 
-    /// It is done, and its main process reaped.
+    /// It is done, and its main process reaped or given up.
     pub(crate) fn leave(&self, token: &str) {
         let mut active = self.active();
         let Some(at) = active.iter().position(|active| active.token == token) else { return };
@@ -115,6 +119,30 @@ impl Host {
     /// All others that aren't done.
     pub(crate) fn others(&self, token: &str) -> Vec<Active> {
         self.active().iter().filter(|active| active.token != token).cloned().collect()
+    }
+
+    /// Nobody waits for this child of ours any more: it was killed, and the kernel has not ended it.
+    pub(crate) fn give_up(&self, stat: &Stat) {
+        let mut given_up = self.given_up();
+        if !given_up.contains(&(stat.pid, stat.began_ticks)) {
+            given_up.push((stat.pid, stat.began_ticks));
+        }
+    }
+
+    pub(crate) fn has_given_up(&self, stat: &Stat) -> bool {
+        self.given_up().contains(&(stat.pid, stat.began_ticks))
+    }
+
+    /// Reaps those that have ended after all. Nobody else does, so that their numbers stay theirs until then.
+    pub(crate) fn reap_given_up(&self) {
+        self.given_up().retain(|&(pid, began_ticks)| {
+            let same = Stat::of(pid).is_some_and(|stat| stat.began_ticks == began_ticks);
+            same && matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+        });
+    }
+
+    fn given_up(&self) -> MutexGuard<'_, Vec<(Pid, u64)>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn active(&self) -> MutexGuard<'_, Vec<Active>> {

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::capture::Capture;
 use crate::command::{Command, End, Fence, Finished};
 use crate::descent::hold;
-use crate::family::{Mine, await_one, strays, sweep, until};
+use crate::family::{Mine, Stat, await_one, strays, sweep, until};
 use crate::host::Host;
 use crate::spawn::{Spawned, Streams, spawn};
 use crate::{Cancel, SandboxError};
@@ -216,10 +216,18 @@ impl Process {
         let _ = poll(&mut fds, until(Some(deadline)));
     }
 
+    /// Reaps the main process. One that has not ended though it was killed is left for later: the kernel can't end it,
+    /// and a slot must not wait for that.
     fn reap(&mut self) -> nix::Result<WaitStatus> {
         self.reaped = true;
         let status = loop {
-            match waitpid(self.spawned.pid, None) {
+            match waitpid(self.spawned.pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => {
+                    if let Some(stat) = Stat::of(self.spawned.pid) {
+                        self.host.give_up(&stat);
+                    }
+                    break Ok(WaitStatus::StillAlive);
+                }
                 Err(nix::Error::EINTR) => {}
                 status => break status,
             }
@@ -283,4 +291,41 @@ pub(crate) fn with_piece<R>(use_it: impl FnOnce(&mut [u8]) -> R) -> R {
         static PIECE: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; PIECE_BYTES]);
     }
     PIECE.with_borrow_mut(|piece| use_it(piece))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BaseEnv;
+
+    #[test]
+    fn a_process_that_does_not_end_holds_nobody_up_and_is_reaped_when_it_has() {
+        let env = BaseEnv::new(std::env::vars_os().filter(|(name, _)| name == "PATH"));
+        let fence = Fence::new(Duration::from_secs(20), env);
+        let start = |seconds: &str| {
+            let command = Command {
+                program: "sleep".into(),
+                args: vec![seconds.into()],
+                cwd: "/".into(),
+                ..Command::default()
+            };
+            Process::start(&command, &fence, None, None).unwrap()
+        };
+        // As if it had been killed, and the kernel could not end it.
+        let mut stuck = start("1000");
+        assert_eq!(stuck.reap(), Ok(WaitStatus::StillAlive));
+        let pid = stuck.spawned.pid;
+        drop(stuck);
+        let mut next = start("0");
+        assert_eq!(next.wait(None, &[], None), Wake::Ended);
+        assert_eq!(next.settle().leaked, 0, "nobody waits for it again");
+        let stat = Stat::of(pid).unwrap();
+        assert!(!stat.zombie);
+        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        await_one(&[stat], Instant::now() + Duration::from_secs(20));
+        let mut last = start("0");
+        assert_eq!(last.wait(None, &[], None), Wake::Ended);
+        last.settle();
+        assert_eq!(Stat::of(pid), None, "it was reaped");
+    }
 }
