@@ -280,17 +280,12 @@ class Regatta:
     """The plugin."""
 
     def __init__(self, channel, folder, asked=None):
-        self.session = None
-        self.terminal_file = None
-        self.failed = None
+        self.session = self.terminal_file = self.failed = None
         self.channel = channel
         self.asked = asked
         self.folder = folder
         self.clock = Clock()
-        self.fold = None
-        self.unit = None
-        self.tree = None
-        self.before = None
+        self.fold = self.unit = self.tree = self.before = None
         self.told = set()
 
     # Set-up
@@ -318,6 +313,8 @@ class Regatta:
 
     def pytest_sessionstart(self, session):
         session.perform_collect = lambda args=None, genitems=True: self.collect_roots(session)
+        if self.channel is not None:
+            self.silence_terminal(session)
 
     def collect_roots(self, session):
         """pytest's own collection of its arguments, down to what the arguments name and no further."""
@@ -342,7 +339,6 @@ class Regatta:
         if self.channel is None:
             self.print_lines(session, self.unit_lines(session) if self.asked is None else self.name_lines(session))
             return True
-        self.silence_terminal(session)
         self.channel.say({"k": "ready"})
         self.look_ahead(session)
         for request in self.channel.requests():
@@ -384,7 +380,7 @@ class Regatta:
         os._exit(0)
 
     def silence_terminal(self, session):
-        """pytest's progress would stand between the output of tests, and its statistics would keep every report."""
+        """pytest's header and progress would stand in the output of tests, and its statistics would keep every report."""
         terminal = session.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None:
             return
@@ -541,6 +537,10 @@ class Regatta:
             where = excinfo._getreprcrash()
             place = f" ({where.path}:{where.lineno})" if where else ""
             os.write(2, f"{excinfo.exconly()}{place}\n".encode("utf-8", "backslashreplace"))
+
+    def pytest_internalerror(self, excrepr):
+        if self.channel is not None:
+            os.write(2, f"{excrepr}\n".encode("utf-8", "backslashreplace"))
 
     def pytest_runtest_logreport(self, report):
         if self.fold is not None and report.outcome != "rerun":

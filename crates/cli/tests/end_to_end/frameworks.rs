@@ -94,11 +94,28 @@ fn the_second_run_knows_the_tests_of_an_unchanged_file() {
 
 #[test]
 fn a_test_that_ends_the_interpreter_is_never_a_pass() {
-    let exit = "import os\ndef test_a(): os._exit(0)\ndef test_b(): pass\n";
+    let exit = "import os\ndef test_a():\n    print('last words', flush=True)\n    os._exit(0)\ndef test_b(): pass\n";
     let project = Project::new(&[("test_exit.py", exit)]);
     project.python(&["run"]).expect(1);
     assert_eq!(project.verdicts(), ["test_exit.py::test_a failed", "test_exit.py::test_b passed"]);
-    assert_eq!(project.run_json()["tests"][0]["attempts"][0]["judgement"]["outcome"], "crashed");
+    let attempt = &project.run_json()["tests"][0]["attempts"][0];
+    assert_eq!(attempt["judgement"]["outcome"], "crashed");
+    assert_eq!(attempt["record"]["output"]["text"], "last words\n", "and nothing that pytest said before");
+}
+
+/// Fails only a session that serves: it can be listed.
+const NO_SESSION: &str = "
+def pytest_sessionstart(session):
+    plugins = session.config.pluginmanager.get_plugins()
+    if any(getattr(plugin, 'channel', None) for plugin in plugins):
+        raise ValueError('no session today')
+";
+
+#[test]
+fn a_session_that_cannot_start_says_why() {
+    let project = Project::new(&[("test_a.py", "def test_a(): pass\n"), ("conftest.py", NO_SESSION)]);
+    let ended = project.python(&["run"]).expect(3);
+    assert!(ended.stdout.contains("ValueError: no session today"), "{}", ended.stdout);
 }
 
 const FORGES: &str = r#"
