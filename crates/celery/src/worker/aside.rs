@@ -42,6 +42,10 @@ const BROKER_HEADERS: [&str; 9] = [
     "x-acquired-count",
 ];
 
+/// The header that says how often a task was put aside since it came too early. By it, a delivery that comes again is told
+/// from the same task out of a delay queue.
+const WAITS_HEADER: &str = "eta-waits";
+
 /// Knows which of these queues are there.
 #[derive(Debug, Default)]
 pub(crate) struct Aside {
@@ -71,14 +75,15 @@ impl Aside {
         self.publish(outbox, delay_queue(&execution.queue, step), properties, body).await
     }
 
-    /// Publishes a task that came too early, unchanged, to come back after `delay`.
+    /// Publishes a task that came too early, to come back after `delay`. It counts how often that was.
     pub(crate) async fn postpone(
         &self,
         outbox: &Outbox,
         envelope: &Envelope,
         delay: Duration,
     ) -> Result<(), PublishError> {
-        let (properties, body) = again(envelope)?;
+        let (mut properties, body) = again(envelope)?;
+        properties.headers.insert(WAITS_HEADER, Value::from(i64::from(waits(envelope)) + 1));
         self.publish(outbox, delay_queue(&envelope.queue, exact_step(delay)), properties, body).await
     }
 
@@ -136,6 +141,12 @@ impl Aside {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How often a task was put aside before.
+pub(crate) fn waits(envelope: &Envelope) -> u32 {
+    let waits = envelope.properties.headers.get(WAITS_HEADER).and_then(Value::as_i64);
+    waits.and_then(|waits| u32::try_from(waits).ok()).unwrap_or(0)
 }
 
 /// Where messages of `queue` lie that could not be run.

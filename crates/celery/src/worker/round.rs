@@ -15,14 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::emitter::{Emitter, Pulse};
 use crate::error::WorkerError;
-use crate::transport::{Consumer, Delivery, Incoming, Settler};
+use crate::transport::{Consumer, Delivery, Envelope, Incoming, Settler};
 use crate::wire::ControlRequest;
+use crate::worker::aside;
 use crate::worker::execution::{self, Accepted, Ending, Execution, Ran};
 use crate::worker::hands::{self, Hands};
 use crate::worker::intake::{self, Asker, Intake, Order};
 use crate::worker::options::{Phase, WorkerEnd};
 use crate::worker::remote::Pidbox;
-use crate::worker::slots::{Command, Input, Key, Settlement, Slots};
+use crate::worker::slots::{Command, Input, Key, Settlement, Slots, Trial};
 
 /// How many events the loop takes at once.
 const LOT: usize = 64;
@@ -52,6 +53,8 @@ pub(crate) struct Round {
     next_key: Key,
     /// Jobs that wait for a slot.
     pub(crate) waiting: HashMap<Key, Accepted>,
+    /// Deliveries that came too early, until it is decided what becomes of them.
+    early: HashMap<Key, Early>,
     /// Executions that run.
     pub(crate) running: HashMap<Key, Arc<Execution>>,
     /// Deliveries of tasks that run or ran already, to be settled with those.
@@ -62,6 +65,14 @@ pub(crate) struct Round {
     pub(crate) began: Instant,
     /// Fires when remote control asks for the shutdown.
     pub(crate) asked: CancellationToken,
+}
+
+/// A delivery whose time hasn't come.
+struct Early {
+    id: Arc<str>,
+    envelope: Envelope,
+    eta: SystemTime,
+    settler: Settler,
 }
 
 /// Something for the loop to handle.
@@ -142,6 +153,7 @@ impl Round {
             events: Vec::new(),
             next_key: 0,
             waiting: HashMap::new(),
+            early: HashMap::new(),
             running: HashMap::new(),
             doubles: HashMap::new(),
             total: HashMap::new(),
@@ -245,6 +257,12 @@ impl Round {
                     self.work.executions.spawn(execution::run(accepted));
                 }
             }
+            Command::Postpone(key) => {
+                if let Some(Early { id, envelope, eta, settler }) = self.early.remove(&key) {
+                    let hands = Arc::clone(&self.hands);
+                    self.settle(async move { (key, hands.postpone(&id, &envelope, eta, settler).await) });
+                }
+            }
             Command::Revoke(key) => {
                 if let Some(accepted) = self.waiting.remove(&key) {
                     let hands = Arc::clone(&self.hands);
@@ -268,6 +286,8 @@ impl Round {
             Command::Double(key) => {
                 if let Some(accepted) = self.waiting.remove(&key) {
                     self.doubles.insert(key, (Arc::clone(&accepted.execution.id), accepted.settler));
+                } else if let Some(early) = self.early.remove(&key) {
+                    self.doubles.insert(key, (early.id, early.settler));
                 }
             }
             Command::Ack(key) => {
@@ -308,8 +328,11 @@ impl Round {
         match intake::read(&self.hands.app, &envelope, &envelope.queue, SystemTime::now()) {
             Intake::Run(order) => self.accept(key, *order, envelope, settler),
             Intake::Early(message, eta) => {
-                self.decide(Input::Aside { key });
-                self.settle(async move { (key, hands.postpone(&message.id, &envelope, eta, settler).await) });
+                let (id, redelivered) = (Arc::<str>::from(message.id), envelope.redelivered);
+                let waits = aside::waits(&envelope);
+                let task = Trial { id: Arc::clone(&id), retries: message.retries, waits };
+                self.early.insert(key, Early { id, envelope, eta, settler });
+                self.decide(Input::Early { key, task, redelivered });
             }
             Intake::Expired(message) => {
                 self.decide(Input::Aside { key });
@@ -327,7 +350,7 @@ impl Round {
         key: Key,
         asker: Asker,
         error: crate::TaskError,
-        envelope: crate::transport::Envelope,
+        envelope: Envelope,
         settler: Settler,
     ) {
         self.decide(Input::Aside { key });
@@ -335,10 +358,11 @@ impl Round {
         self.settle(async move { (key, hands.refuse(&asker, &error, &envelope, settler).await) });
     }
 
-    fn accept(&mut self, key: Key, order: Order, envelope: crate::transport::Envelope, settler: Settler) {
+    fn accept(&mut self, key: Key, order: Order, envelope: Envelope, settler: Settler) {
         let Order { message, arguments, task, expires } = order;
         let id: Arc<str> = message.id.as_str().into();
         let (retries, redelivered) = (message.retries, envelope.redelivered);
+        let waits = aside::waits(&envelope);
         let execution = Arc::new(Execution {
             id: Arc::clone(&id),
             name: message.task.clone(),
@@ -357,7 +381,7 @@ impl Round {
         });
         self.hands.received(&execution);
         self.waiting.insert(key, Accepted { key, execution, task, arguments, settler });
-        self.decide(Input::Arrived { key, id, retries, redelivered });
+        self.decide(Input::Arrived { key, task: Trial { id, retries, waits }, redelivered });
     }
 
     fn count(&mut self, key: Key) {

@@ -19,11 +19,23 @@ const ACK_DOUBT: Duration = Duration::from_secs(60);
 /// Names a delivery for as long as this worker has it.
 pub(crate) type Key = u64;
 
+/// One message of a task. All deliveries with the same are deliveries of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Trial {
+    pub(crate) id: Arc<str>,
+    /// How often the task was tried before.
+    pub(crate) retries: u32,
+    /// How often it was put aside before, since it came too early.
+    pub(crate) waits: u32,
+}
+
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
     /// A delivery came in that may run.
-    Arrived { key: Key, id: Arc<str>, retries: u32, redelivered: bool },
+    Arrived { key: Key, task: Trial, redelivered: bool },
+    /// A delivery came in whose time hasn't come.
+    Early { key: Key, task: Trial, redelivered: bool },
     /// A delivery came in that won't run: it is only answered and settled.
     Aside { key: Key },
     /// The execution ended. Its result is on its way to the broker.
@@ -56,6 +68,8 @@ pub(crate) enum Settlement {
 pub(crate) enum Command {
     /// Execute it.
     Start(Key),
+    /// Put it where it waits without being held.
+    Postpone(Key),
     /// Answer `REVOKED` and settle it.
     Revoke(Key),
     /// Interrupt its execution; it ends as `REVOKED`.
@@ -91,8 +105,8 @@ enum Stage {
 #[derive(Debug)]
 struct Held {
     stage: Stage,
-    /// The task and its retries; `None` for what is only settled.
-    task: Option<(Arc<str>, u32)>,
+    /// `None` for what is only answered and settled.
+    task: Option<Trial>,
     /// Later deliveries of the same task, to be settled with this one.
     adopted: Vec<Key>,
 }
@@ -105,9 +119,9 @@ pub(crate) struct Slots {
     held: HashMap<Key, Held>,
     waiting: VecDeque<Key>,
     revoked: Remembered<Arc<str>>,
-    finished: Remembered<(Arc<str>, u32)>,
+    finished: Remembered<Trial>,
     /// The newest tasks that were acknowledged, and when.
-    acked: VecDeque<(Instant, (Arc<str>, u32))>,
+    acked: VecDeque<(Instant, Trial)>,
     quiet: bool,
     done: bool,
 }
@@ -146,8 +160,12 @@ impl Slots {
     /// Takes an input and appends what is to be done to `out`.
     pub(crate) fn on(&mut self, now: Instant, input: Input, out: &mut Vec<Command>) {
         match input {
-            Input::Arrived { key, id, retries, redelivered } => {
-                self.arrived(key, id, retries, redelivered, out);
+            Input::Arrived { key, task, redelivered } => self.arrived(key, task, redelivered, out),
+            Input::Early { key, task, redelivered } => {
+                if !self.is_known(key, &task, redelivered, out) {
+                    self.hold(key, Stage::Settling, Some(task));
+                    out.push(Command::Postpone(key));
+                }
             }
             Input::Aside { key } => self.hold(key, Stage::Settling, None),
             Input::Ended { key } => self.ended(key, out),
@@ -188,47 +206,52 @@ impl Slots {
         }
     }
 
-    fn hold(&mut self, key: Key, stage: Stage, task: Option<(Arc<str>, u32)>) {
+    fn hold(&mut self, key: Key, stage: Stage, task: Option<Trial>) {
         self.held.insert(key, Held { stage, task, adopted: Vec::new() });
     }
 
-    fn arrived(&mut self, key: Key, id: Arc<str>, retries: u32, redelivered: bool, out: &mut Vec<Command>) {
-        if redelivered && self.adopt(key, &id, retries, out) {
-            return;
-        }
+    /// Whether a delivery is dealt with, since its message is in hand or was settled.
+    fn is_known(&mut self, key: Key, task: &Trial, redelivered: bool, out: &mut Vec<Command>) -> bool {
         if !redelivered {
             // Another message with the same id: what is known of the first says nothing of it.
-            self.finished.forget(&(Arc::clone(&id), retries));
+            self.finished.forget(task);
+            return false;
+        }
+        self.adopt(key, task, out)
+    }
+
+    fn arrived(&mut self, key: Key, task: Trial, redelivered: bool, out: &mut Vec<Command>) {
+        if self.is_known(key, &task, redelivered, out) {
+            return;
         }
         if self.quiet {
             self.hold(key, Stage::Waiting, None);
             return self.give_back(key, out);
         }
-        if self.revoked.has(&id) {
+        if self.revoked.has(&task.id) {
             self.hold(key, Stage::Settling, None);
             return out.push(Command::Revoke(key));
         }
-        self.hold(key, Stage::Waiting, Some((id, retries)));
+        self.hold(key, Stage::Waiting, Some(task));
         self.waiting.push_back(key);
         self.fill(out);
     }
 
     /// Settles a task that came again, without a second execution, where this worker has it in hand or has confirmed its
     /// result already.
-    fn adopt(&mut self, key: Key, id: &Arc<str>, retries: u32, out: &mut Vec<Command>) -> bool {
-        let task = (Arc::clone(id), retries);
-        if self.finished.has(&task) {
-            self.finished.forget(&task);
-            self.hold(key, Stage::Settling, Some(task));
+    fn adopt(&mut self, key: Key, task: &Trial, out: &mut Vec<Command>) -> bool {
+        if self.finished.has(task) {
+            self.finished.forget(task);
+            self.hold(key, Stage::Settling, Some(task.clone()));
             out.extend([Command::Double(key), Command::Ack(key)]);
             return true;
         }
         let same =
-            |(_, held): &(&Key, &mut Held)| held.stage != Stage::Double && held.task.as_ref() == Some(&task);
+            |(_, held): &(&Key, &mut Held)| held.stage != Stage::Double && held.task.as_ref() == Some(task);
         let Some((&first, held)) = self.held.iter_mut().find(same) else { return false };
         if held.stage != Stage::Waiting {
             held.adopted.push(key);
-            self.hold(key, Stage::Double, Some(task));
+            self.hold(key, Stage::Double, Some(task.clone()));
             out.push(Command::Double(key));
             return true;
         }
@@ -237,7 +260,7 @@ impl Slots {
         held.stage = Stage::Double;
         let mut adopted = std::mem::take(&mut held.adopted);
         adopted.push(first);
-        self.held.insert(key, Held { stage: Stage::Waiting, task: Some(task), adopted });
+        self.held.insert(key, Held { stage: Stage::Waiting, task: Some(task.clone()), adopted });
         self.waiting.iter_mut().filter(|waiting| **waiting == first).for_each(|waiting| *waiting = key);
         out.push(Command::Double(first));
         true
@@ -286,7 +309,7 @@ impl Slots {
     fn revoke(&mut self, id: &Arc<str>, terminate: bool, out: &mut Vec<Command>) {
         self.revoked.remember(Arc::clone(id));
         for (key, held) in &mut self.held {
-            if held.task.as_ref().is_none_or(|(task, _)| task != id) {
+            if held.task.as_ref().is_none_or(|task| task.id != *id) {
                 continue;
             }
             match held.stage {
@@ -360,17 +383,25 @@ impl<T: Clone + Eq + Hash> Remembered<T> {
 #[cfg(test)]
 mod tests {
     use super::Command::{
-        Ack, Dismiss, Done, Double, Forget, Requeue, Revoke, Start, StopConsuming, Terminate,
+        Ack, Dismiss, Done, Double, Forget, Postpone, Requeue, Revoke, Start, StopConsuming, Terminate,
     };
     use super::Settlement::{AckLost, Acked, GivenBack};
     use super::*;
 
     fn first(key: Key) -> Input {
-        Input::Arrived { key, id: format!("t{key}").into(), retries: 0, redelivered: false }
+        Input::Arrived { key, task: trial(&format!("t{key}"), 0), redelivered: false }
     }
 
     fn again(key: Key, id: &str) -> Input {
-        Input::Arrived { key, id: id.into(), retries: 0, redelivered: true }
+        Input::Arrived { key, task: trial(id, 0), redelivered: true }
+    }
+
+    fn early(key: Key, waits: u32, redelivered: bool) -> Input {
+        Input::Early { key, task: trial("t", waits), redelivered }
+    }
+
+    fn trial(id: &str, waits: u32) -> Trial {
+        Trial { id: id.into(), retries: 0, waits }
     }
 
     fn ended(key: Key) -> Input {
@@ -563,7 +594,7 @@ mod tests {
         script("much later", 1, lost_after(60, vec![Start(2)]));
         let mut new = lost_after(0, vec![]);
         new.pop();
-        let same = Input::Arrived { key: 2, id: "t1".into(), retries: 0, redelivered: false };
+        let same = Input::Arrived { key: 2, task: trial("t1", 0), redelivered: false };
         new.extend([
             (same, vec![Start(2)]),
             (ended(2), vec![]),
@@ -574,6 +605,37 @@ mod tests {
         let mut undisturbed = run();
         undisturbed.push((again(2, "t1"), vec![Start(2)]));
         script("never: another message with the same id", 1, undisturbed);
+    }
+
+    #[test]
+    fn a_task_that_is_put_aside_is_put_there_once() {
+        script(
+            "its channel is lost before and after the acknowledgement",
+            1,
+            vec![
+                (early(1, 0, false), vec![Postpone(1)]),
+                (Input::Lost, vec![]),
+                (early(2, 0, true), vec![Double(2)]),
+                (settled(1, AckLost), vec![Ack(2)]),
+                (settled(2, Acked), vec![]),
+                (Input::Lost, vec![]),
+                (early(3, 0, true), vec![Double(3), Ack(3)]),
+            ],
+        );
+        let ripe = Input::Arrived { key: 4, task: trial("t", 2), redelivered: true };
+        script(
+            "what comes out of the delay queue is another message, whoever had it before",
+            1,
+            vec![
+                (early(1, 0, false), vec![Postpone(1)]),
+                (settled(1, Acked), vec![]),
+                (early(2, 1, true), vec![Postpone(2)]),
+                (settled(2, AckLost), vec![]),
+                (Input::Lost, vec![]),
+                (ripe, vec![Start(4)]),
+                (early(3, 1, true), vec![Double(3), Ack(3)]),
+            ],
+        );
     }
 
     #[test]
