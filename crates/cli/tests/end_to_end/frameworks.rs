@@ -308,7 +308,8 @@ fn a_list_that_comes_from_elsewhere_is_not_taken_from_memory() {
     project.python(&["run"]).expect(0);
     // The file is the same, and holds another test.
     project.write("cases.py", "CASES = [2, 3]");
-    project.python(&["run"]).expect(1);
+    // In one process: each tells what its tests miss.
+    project.python(&["run", "-j", "1"]).expect(1);
     let expected = ["test_a.py::test_case[2] passed", "test_a.py::test_case[3] failed"];
     assert_eq!(project.verdicts(), expected);
     assert_eq!(project.facts("unit_changed").len(), 1);
