@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// How many lines may wait to be read; then the process waits.
@@ -179,6 +179,16 @@ impl Running {
         let _ = self.signal(Signal::SIGINT);
         let _ = self.signal(Signal::SIGINT);
         self.finish(limit)
+    }
+
+    /// Kills it with the process group that it leads, and waits until nobody holds its outputs any more.
+    ///
+    /// # Errors
+    /// When it is gone already, or somebody holds its standard output after `limit`.
+    pub fn kill_group(self, limit: Duration) -> anyhow::Result<()> {
+        killpg(Pid::from_raw(self.id()), Signal::SIGKILL)
+            .with_context(|| format!("the group of {} can't be killed", self.what))?;
+        self.finish(limit).map(drop)
     }
 
     /// Waits for its end.

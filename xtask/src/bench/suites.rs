@@ -1,5 +1,6 @@
 //! Rows about whole suites: command tests, networkx and itertools.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -143,13 +144,15 @@ pub(super) fn networkx_first(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Seconds from the start to the first line that tells of a result. The run is then killed: how fast a peer stops isn't
-/// measured, and xdist with many workers takes longer than its start.
-fn first_result(command: Command, tells: impl FnMut(&str) -> bool) -> anyhow::Result<f64> {
+/// Seconds from the start to the first line that tells of a result. The run is then killed with all its workers, which
+/// would take the processor from whoever is measured next: how fast a peer stops isn't measured, and xdist with many
+/// workers takes longer than its start.
+fn first_result(mut command: Command, tells: impl FnMut(&str) -> bool) -> anyhow::Result<f64> {
+    command.process_group(0);
     let mut running = crate::process::Running::start(command)?;
     running.wait_for(RUN_MAX, tells)?;
     let after = running.began().elapsed();
-    drop(running);
+    running.kill_group(RUN_MAX)?;
     Ok(after.as_secs_f64())
 }
 
