@@ -102,7 +102,7 @@ impl Peer {
     }
 }
 
-/// A Celery worker in Python, called `python@peer`.
+/// A Celery worker in Python, called after its queue: `python@peer`.
 pub(crate) struct PythonWorker {
     _process: Process,
 }
@@ -110,7 +110,9 @@ pub(crate) struct PythonWorker {
 impl PythonWorker {
     pub(crate) async fn start(queue: &str) -> Self {
         let mut command = python(queue);
-        command.args(["-m", "celery", "-A", "peer", "worker", "-n", "python@peer", "-Q", queue]);
+        command.args(["-m", "celery", "-A", "peer", "worker", "-Q", queue]);
+        // Two workers of one name would want the same exclusive queue.
+        command.args(["-n", &format!("{queue}@peer")]);
         command.args(["--pool", "solo", "--loglevel", "INFO", "--without-gossip", "--without-mingle"]);
         let mut process = Process::start(command);
         process.line(|line| line.contains("ready.")).await;
