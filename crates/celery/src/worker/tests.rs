@@ -202,13 +202,15 @@ fn a_broker_that_is_killed_makes_the_same_worker_run_no_task_twice() {
         let broker = connect(&node.url()).await;
         declare(&broker, Queue::celery("q")).await;
         let counts: Arc<Mutex<HashMap<String, Vec<bool>>>> = Arc::default();
-        let (half, halfway) = tokio::sync::oneshot::channel();
-        let (seen, half) = (Arc::clone(&counts), Mutex::new(Some(half)));
+        let (halfway, all) = (CancellationToken::new(), CancellationToken::new());
+        let (seen, half, whole) = (Arc::clone(&counts), halfway.clone(), all.clone());
         let app = App::new("test").task("note", move |context: Context, (): ()| {
             let mut seen = seen.lock().unwrap();
             seen.entry(context.task_id().to_owned()).or_default().push(context.redelivered());
-            if seen.len() == TASKS / 2 {
-                half.lock().unwrap().take().into_iter().for_each(|half| half.send(()).unwrap());
+            match seen.len() {
+                TASKS => whole.cancel(),
+                half_of_them if half_of_them == TASKS / 2 => half.cancel(),
+                _ => {}
             }
             async move { Ok::<_, TaskError>(()) }
         });
@@ -221,12 +223,10 @@ fn a_broker_that_is_killed_makes_the_same_worker_run_no_task_twice() {
         let mut options = options("q");
         options.prefetch = Prefetch::Fixed(32);
         let _worker = start_with(&app, &broker, options);
-        halfway.await.unwrap();
+        halfway.cancelled().await;
         node.kill();
         node.kill_and_restart();
-        while counts.lock().unwrap().len() < TASKS {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        all.cancelled().await;
         // What comes again comes first, so whatever would run twice has.
         let counts = counts.lock().unwrap();
         let twice: Vec<_> = counts.iter().filter(|(_, runs)| runs.len() > 1).collect();
