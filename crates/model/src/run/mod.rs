@@ -215,7 +215,7 @@ impl Run {
             Input::Interrupt if self.broker_lost.is_some() => {
                 self.end_now(CancelReason::Interrupted, &cancelled_fault());
             }
-            Input::Interrupt => self.cancel(CancelReason::Interrupted, &cancelled_fault(), false),
+            Input::Interrupt => self.cancel(CancelReason::Interrupted, &cancelled_fault()),
             Input::Kill => self.kill(),
             Input::Tick => self.expire_leases(now),
         }
@@ -443,7 +443,7 @@ impl Run {
     }
 
     /// Stops handing out. What is in work goes on to the end of the running test, or is ended at once.
-    fn cancel(&mut self, reason: CancelReason, fault: &Fault, at_once: bool) {
+    fn cancel(&mut self, reason: CancelReason, fault: &Fault) {
         if self.cancelled.is_some() {
             return;
         }
@@ -458,7 +458,7 @@ impl Run {
         let out: Vec<(BatchId, bool)> =
             self.batches.iter().map(|(id, batch)| (id.clone(), batch.worker.is_some())).collect();
         for (batch, started) in out {
-            self.commands.push(Command::Revoke { batch: batch.clone(), terminate: at_once });
+            self.commands.push(Command::Revoke { batch: batch.clone(), terminate: false });
             if !started {
                 self.abandon(&batch, fault);
             }
@@ -472,9 +472,12 @@ impl Run {
 
     /// Gives up everything that is open, whoever is at work on it.
     fn end_now(&mut self, reason: CancelReason, fault: &Fault) {
-        self.cancel(reason, fault, true);
-        for batch in self.batches.keys().cloned().collect::<Vec<_>>() {
+        // Those too that somebody may just have begun, before they are given up.
+        for batch in self.batches.keys() {
             self.commands.push(Command::Revoke { batch: batch.clone(), terminate: true });
+        }
+        self.cancel(reason, fault);
+        for batch in self.batches.keys().cloned().collect::<Vec<_>>() {
             self.abandon(&batch, fault);
         }
         for suite in std::mem::take(&mut self.listing) {

@@ -197,7 +197,7 @@ impl Run {
         if self.cancelled.is_some() || attempt > policy.retries || is_unit {
             self.done(at);
             if policy.fail_fast {
-                self.cancel(CancelReason::FailFast, &cancelled_fault(), false);
+                self.cancel(CancelReason::FailFast, &cancelled_fault());
             }
             return;
         }
