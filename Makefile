@@ -2,15 +2,13 @@
 .DEFAULT_GOAL := help
 .PHONY: help install build up down run test check bench logs ps clean
 
-COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo "docker compose" || echo docker-compose)
-
 help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: ## installs what is missing: RabbitMQ, Docker and Compose, Python peers (Debian or Ubuntu)
 	@scripts/install.sh
 
-build: ## builds dist/regatta, dist/hello and, where Docker is, the image
+build: ## builds dist/regatta, dist/hello and, where Docker is, the image; without Rust, in Docker
 	@scripts/build.sh
 
 up: ## makes the broker ready, starts both workers and waits until they are healthy
@@ -23,7 +21,7 @@ down: ## stops the workers
 run: ## dispatches the two tasks: to the running workers, or on the embedded broker
 	@scripts/run.sh
 
-test: ## everything: Rust tests, real RabbitMQ, Docker and Python peers, then up, run, down
+test: ## everything: Rust tests, real RabbitMQ, Docker and Python peers, the image, then up, run, down
 	@scripts/test.sh
 
 check: ## formats, lints, documentation and the house's rules
@@ -38,10 +36,10 @@ bench: ## ratios against Celery, xargs, pytest-xdist and cargo-nextest, side by 
 	cargo run --release --locked --quiet -p xtask -- bench
 
 logs: ## shows what the workers say
-	@$(COMPOSE) logs --tail 100
+	@scripts/compose.sh logs --tail 100
 
 ps: ## shows how the workers are
-	@$(COMPOSE) ps
+	@scripts/compose.sh ps
 
 clean: ## takes away what was built and started, also at the broker; RabbitMQ and packages stay
 	@scripts/clean.sh

@@ -27,4 +27,4 @@ elif ! scripts/broker.sh remove; then
 fi
 
 cargo clean
-rm -rf dist results secrets .venv
+rm -rf dist results secrets .venv .docker

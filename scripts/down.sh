@@ -9,10 +9,8 @@ cd "$(dirname "$0")/.."
 say() { printf 'down: %s\n' "$*"; }
 
 rm -f secrets/up
-if docker compose version >/dev/null 2>&1; then
-    docker compose down
-elif command -v docker-compose >/dev/null; then
-    docker-compose down
+if scripts/compose.sh version >/dev/null 2>&1; then
+    scripts/compose.sh down
 else
     say "there is no Docker Compose here, so no worker in a container either"
     exit 0

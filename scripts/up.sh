@@ -12,18 +12,10 @@ readonly deadline_s=90
 say() { printf 'up: %s\n' "$*"; }
 fail() { printf 'up: %s\n' "$@" >&2; exit 1; }
 
-compose() {
-    if docker compose version >/dev/null 2>&1; then
-        docker compose "$@"
-    else
-        docker-compose "$@"
-    fi
-}
-
 # The state of a service's container: healthy, starting, unhealthy or none.
 health() {
     local container
-    container=$(compose ps -q "$1")
+    container=$(scripts/compose.sh ps -q "$1")
     if [ -z "$container" ]; then
         echo none
     else
@@ -50,7 +42,7 @@ dist/hello setup --broker amqp://dispatcher@127.0.0.1:5672/regatta --password-fi
 rm -f secrets/up
 # An image that is there is not looked for in a registry.
 docker build --quiet --target runtime --tag regatta-hello . >/dev/null
-compose up --detach "${services[@]}"
+scripts/compose.sh up --detach "${services[@]}"
 
 say "waiting until ${services[*]} are healthy"
 end=$((SECONDS + deadline_s))
@@ -59,7 +51,7 @@ until all_healthy; do
         for service in "${services[@]}"; do
             printf 'up: %s is %s\n' "$service" "$(health "$service")" >&2
         done
-        compose logs --tail 30 "${services[@]}" >&2
+        scripts/compose.sh logs --tail 30 "${services[@]}" >&2
         fail "not healthy after $deadline_s s; the logs above say why" \
             "the containers still run, to be looked at: make ps, make logs; make down takes them away"
     fi

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// Folders that hold what was built, fetched or run, not what was written. `.gitignore` names them too.
 const NOT_OURS: [&str; 8] =
-    [".git", ".regatta", ".venv", "__pycache__", "dist", "node_modules", "results", "target"];
+    [".docker", ".git", ".regatta", ".venv", "__pycache__", "dist", "node_modules", "results", "target"];
 
 /// The largest file that is read as text; larger ones are data.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
