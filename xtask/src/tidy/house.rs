@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 /// Folders that hold what was built, fetched or run, not what was written. `.gitignore` names them too.
-const NOT_OURS: [&str; 8] =
+const NOT_OURS: [&str; 9] =
     [".docker", ".git", ".regatta", ".venv", "__pycache__", "dist", "node_modules", "results", "target"];
 
 /// The largest file that is read as text; larger ones are data.
