@@ -80,10 +80,10 @@ unpack_plugins() {
     "${apt[@]}" update
     (cd "$folder" && "${apt[@]}" download "${@/#/docker-}")
     for package in "$folder"/*.deb; do
-        dpkg-deb --extract "$package" "$folder/root"
+        dpkg-deb --extract "$package" "$folder/unpacked"
     done
     for plugin in "$@"; do
-        install -m 0755 "$folder/root/usr/libexec/docker/cli-plugins/docker-$plugin" .docker/cli-plugins/
+        install -m 0755 "$folder/unpacked/usr/libexec/docker/cli-plugins/docker-$plugin" .docker/cli-plugins/
     done
     rm -r "$folder"
 }
