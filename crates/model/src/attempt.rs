@@ -154,7 +154,7 @@ pub enum Verdict {
     Passed,
     /// It passed after it had failed.
     Flaky,
-    /// Its last attempt failed, errored, timed out or crashed.
+    /// Its last attempt failed, errored, timed out or crashed; or was skipped after one that did, which proves nothing.
     Failed,
     /// It was not to run.
     Skipped,
@@ -178,6 +178,7 @@ impl Verdict {
         Some(match last {
             Outcome::Passed if failed_before => Self::Flaky,
             Outcome::Passed => Self::Passed,
+            Outcome::Skipped if failed_before => Self::Failed,
             Outcome::Skipped => Self::Skipped,
             Outcome::Failed | Outcome::Errored | Outcome::TimedOut | Outcome::Crashed => Self::Failed,
         })

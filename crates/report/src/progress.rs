@@ -197,22 +197,24 @@ impl Progress {
     }
 
     fn finished(&mut self, test: &TestId, attempt: u32, record: &Record, worker: &WorkerName) -> Vec<String> {
-        let flaky = attempt > 1 && record.outcome == Outcome::Passed;
+        let again = attempt > 1;
+        let flaky = again && record.outcome == Outcome::Passed;
         self.set(
             test,
             match record.outcome {
                 Outcome::Passed => Last::Passed { flaky },
+                Outcome::Skipped if again => Last::Bad,
                 Outcome::Skipped => Last::Skipped,
                 Outcome::Failed | Outcome::Errored | Outcome::TimedOut | Outcome::Crashed => Last::Bad,
             },
         );
-        if record.outcome.is_good() && !flaky && self.verbosity == Verbosity::Notable {
+        if record.outcome.is_good() && !again && self.verbosity == Verbosity::Notable {
             return Vec::new();
         }
         let (word, paint) = if flaky { ("FLAKY", Paint::Odd) } else { outcome_word(record.outcome) };
         let head = self.style.paint(paint, &format!("{word:>10}"));
         let took = span(Duration::from_micros(record.duration_us));
-        let more = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+        let more = if again { format!(" (attempt {attempt})") } else { String::new() };
         let place = self.style.paint(Paint::Dim, &format!("on {worker}"));
         let test = title(test);
         vec![format!("{head} [{took:>8}] {test}{more} {place}")]

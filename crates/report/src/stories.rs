@@ -305,6 +305,51 @@ fn junit_has_every_attempt_and_is_valid() {
     "#);
 }
 
+#[test]
+fn a_failure_is_in_every_report_though_its_retry_was_skipped() {
+    let mut skip = finished("bad", 2, "w2@h", Outcome::Skipped, 0, "");
+    if let RunEvent::AttemptFinished { record, .. } = &mut skip {
+        record.message = Some("no network".to_owned());
+    }
+    let mut facts = facts();
+    facts.truncate(2);
+    let events = [finished("bad", 1, "w1@h", Outcome::Failed, 7, "refused\n"), skip, RunEvent::RunFinished];
+    facts.extend(events.map(|event| Stamped { at: Time(BEGAN + 100_000), event }));
+    let mut progress = Progress::new(Style { color: false }, Verbosity::Notable, HashMap::new());
+    let lines: Vec<String> = facts.iter().flat_map(|fact| progress.on(fact)).collect();
+    insta::assert_snapshot!(lines[1..].join("\n"), @r#"
+          FAIL [  0.007s] unit bad on w1@h
+          SKIP [  0.000s] unit bad (attempt 2) on w2@h
+    "#);
+    let live = progress.draw(Time(BEGAN + 100_000)).join("\n");
+    assert!(live.contains("1 of 6 tests+, 1 failed"), "{live}");
+    let record = record(&facts);
+    let options = SummaryOptions { style: Style { color: false }, folder: String::new() };
+    let text = Summary::render(&record, &options);
+    insta::assert_snapshot!(text.split("\n\n5 tests").next().unwrap(), @r#"
+
+    Failures
+          FAIL [  0.007s] unit bad (attempt 1 of 2) on w1@h
+        bad did not do it
+        | refused
+          SKIP [  0.000s] unit bad (attempt 2 of 2) on w2@h
+        no network
+    "#);
+    let mut out = Vec::new();
+    write_junit(&mut out, &record).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let case = text.split("<testcase ").find(|case| case.starts_with("name=\"bad\"")).unwrap();
+    insta::assert_snapshot!(case, @r#"
+    name="bad" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.007">
+                <properties>
+                    <property name="worker" value="w1@h"/>
+                </properties>
+                <failure message="bad did not do it" type="failed">refused
+    </failure>
+            </testcase>
+    "#);
+}
+
 /// The production `Char` of XML 1.0: <https://www.w3.org/TR/xml/#charsets>.
 fn is_xml_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')

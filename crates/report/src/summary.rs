@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use regatta_model::{
-    Attempt, FaultKind, Judgement, Output, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
+    Attempt, FaultKind, Judgement, Outcome, Output, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
 };
 
 use crate::progress::{cancel_words, outcome_word, title};
@@ -158,8 +158,10 @@ impl<'a> Summary<'a> {
                 let head = self.paint(paint, &format!("{word:>10}"));
                 let took = span(Duration::from_micros(record.duration_us));
                 self.line(&format!("{head} [{took:>8}] {}{many}{place}", title(&test.test)));
-                if !outcome.is_good() {
+                if *outcome != Outcome::Passed {
                     self.message(record.message.as_deref().unwrap_or_default());
+                }
+                if !outcome.is_good() {
                     self.output(&record.output);
                 }
             }

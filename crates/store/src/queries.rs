@@ -13,7 +13,7 @@ pub(crate) const INSERT_ATTEMPT: &str = "INSERT OR IGNORE INTO attempts
     (run, test, number, judgement, duration_us, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
 /// The tests of every attempt of the newest runs, oldest first. 1 how many runs.
-pub(crate) const RECENT_ATTEMPTS: &str = "SELECT test, run, judgement, duration_us FROM attempts
+pub(crate) const RECENT_ATTEMPTS: &str = "SELECT test, number, judgement, duration_us FROM attempts
     WHERE run >= coalesce((SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1 - 1), 0)
     ORDER BY run, test, number";
 

@@ -96,8 +96,7 @@ impl Store {
         let mut rows = attempts.query([RUNS_LEARNT_MAX])?;
         while let Some(row) = rows.next()? {
             let history = histories.entry(row.get(0)?).or_default();
-            let good = matches!(row.get_ref(2)?.as_str()?, "passed" | "skipped");
-            history.add(good, row.get(3)?);
+            history.add(row.get(1)?, row.get_ref(2)?.as_str()?, row.get(3)?);
         }
         let mut knowledge = Knowledge::default();
         let mut tests = self.db.prepare(queries::ALL_TESTS)?;
@@ -222,7 +221,9 @@ struct History {
 }
 
 impl History {
-    fn add(&mut self, good: bool, duration_us: Option<u64>) {
+    fn add(&mut self, number: u32, judgement: &str, duration_us: Option<u64>) {
+        // A skip after a failure is no pass.
+        let good = judgement == "passed" || judgement == "skipped" && number == 1;
         let list = if good { &mut self.good } else { &mut self.bad };
         list.extend(duration_us);
         self.failed_last = !good;

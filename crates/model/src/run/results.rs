@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Open, Run, Stage, Subject, cancelled_fault, item_name, sorted};
 use crate::{
-    BatchEnd, BatchId, BatchReport, CancelReason, Fact, Fault, FaultKind, Item, Progress, Record, RunEvent,
-    SuiteName, TestId, Time, Token, Unit, WorkerName,
+    BatchEnd, BatchId, BatchReport, CancelReason, Fact, Fault, FaultKind, Item, Outcome, Progress, Record,
+    RunEvent, SuiteName, TestId, Time, Token, Unit, WorkerName,
 };
 
 impl Run {
@@ -169,10 +169,14 @@ impl Run {
         let batch = id.clone();
         let worker = worker.clone();
         self.record(RunEvent::AttemptFinished { test, attempt, token, batch, lease, worker, record });
-        if outcome.is_good() {
-            self.done(&at);
-        } else {
-            self.failed(now, &at, attempt);
+        match outcome {
+            Outcome::Passed => self.done(&at),
+            // A skip after a failure is no pass, and the test is not to run any more.
+            Outcome::Skipped if attempt > 1 => self.failed_for_good(&at),
+            Outcome::Skipped => self.done(&at),
+            Outcome::Failed | Outcome::Errored | Outcome::TimedOut | Outcome::Crashed => {
+                self.failed(now, &at, attempt);
+            }
         }
     }
 
@@ -195,11 +199,7 @@ impl Run {
         // A unit's own error can't be tried again as a test: there is no test of that name to ask for.
         let is_unit = self.subjects.contains_key(&(at.0.clone(), Item::Unit(item_name(&at.1).to_owned())));
         if self.cancelled.is_some() || attempt > policy.retries || is_unit {
-            self.done(at);
-            if policy.fail_fast {
-                self.cancel(CancelReason::FailFast, &cancelled_fault());
-            }
-            return;
+            return self.failed_for_good(at);
         }
         let doublings = attempt.saturating_sub(1).min(31);
         let delay_ms = policy.backoff_ms.saturating_mul(1 << doublings).min(policy.backoff_max_ms);
@@ -211,6 +211,13 @@ impl Run {
         }
         let serial = self.next_serial();
         self.waiting.insert((now.after(Duration::from_millis(delay_ms)), serial), at.clone());
+    }
+
+    fn failed_for_good(&mut self, at: &(SuiteName, Item)) {
+        self.done(at);
+        if self.order.policy.fail_fast {
+            self.cancel(CancelReason::FailFast, &cancelled_fault());
+        }
     }
 
     fn unit_finished(&mut self, id: &BatchId, worker: &WorkerName, unit: String) {

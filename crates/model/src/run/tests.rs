@@ -336,6 +336,23 @@ fn a_test_that_keeps_failing_fails_after_its_last_retry() {
 }
 
 #[test]
+fn a_failed_test_that_is_skipped_at_its_retry_has_failed_for_good() {
+    let mut story = Story::new(Policy { retries: 5, fail_fast: true, ..policy() });
+    story.list(&["a", "b"], &[]);
+    let first = story.take();
+    story.work(&first, "w", Outcome::Failed);
+    let other = story.take();
+    story.work(&other, "w", Outcome::Skipped);
+    assert_eq!(story.verdict("b"), Some(Verdict::Skipped));
+    story.wait(100);
+    let second = story.take();
+    story.work(&second, "w", Outcome::Skipped);
+    assert_eq!((story.verdict("a"), story.attempts("a")), (Some(Verdict::Failed), 2));
+    assert!(story.saw(|event| matches!(event, RunEvent::Cancelled { reason: CancelReason::FailFast })));
+    assert!(story.run.is_finished());
+}
+
+#[test]
 fn tests_of_a_unit_join_the_run_when_it_is_collected() {
     let mut story = Story::new(policy());
     story.list(&[], &["f.py"]);

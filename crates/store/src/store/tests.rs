@@ -54,9 +54,20 @@ fn the_next_run_learns_durations_of_good_attempts_and_what_failed_last() {
 }
 
 #[test]
+fn a_failed_test_that_was_skipped_at_its_retry_failed_last_until_it_is_run_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder);
+    let failed_last = |store: &Store| store.knowledge().unwrap().tests[&TestId::new("s", "a")].failed_last;
+    store.keep(&run("r1", &[("a", &[(Outcome::Failed, 5), (Outcome::Skipped, 0)])])).unwrap();
+    assert!(failed_last(&store));
+    store.keep(&run("r2", &[("a", &[(Outcome::Skipped, 0)])])).unwrap();
+    assert!(!failed_last(&store));
+}
+
+#[test]
 fn nine_of_ten_attempts_stay_below() {
     let mut history = History::default();
-    (1..=10).for_each(|took| history.add(true, Some(took)));
+    (1..=10).for_each(|took| history.add(1, "passed", Some(took)));
     assert_eq!(history.known().p90_us, 9);
 }
 
