@@ -173,6 +173,29 @@ fn a_project_of_traps_has_the_verdicts_of_plain_pytest() {
 }
 
 #[test]
+fn tracebacks_name_the_plugins_own_lines_and_a_project_sees_none_of_its_modules() {
+    let (tree, pytest) = project();
+    let test = "import sys\n\ndef test_frames():\n    frame = sys._getframe()\n    while frame:\n\
+        \x20       print(frame.f_code.co_filename, frame.f_lineno, sep='|')\n        frame = frame.f_back\n\
+        \x20   print([name for name in sys.modules if 'regatta' in name])\n";
+    std::fs::write(tree.path().join("test_frames.py"), test).unwrap();
+    let (records, _) = Warm::new(&pytest, tree.path()).ask(&[Item::Unit("test_frames.py".into())]);
+    let text = &records[0].1.output.text;
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pytest/plugin");
+    for (file, code) in [
+        ("plugin.py", "pytest_runtest_protocol("),
+        ("plugin.py", "self.answer("),
+        ("process.py", "pytest.main("),
+        ("loader.py", ".main()"),
+    ] {
+        let source = std::fs::read_to_string(sources.join(file)).unwrap();
+        let line = source.lines().position(|line| line.contains(code)).unwrap() + 1;
+        assert!(text.lines().any(|frame| frame == format!("<regatta/{file}>|{line}")), "{file}: {text}");
+    }
+    assert_eq!(text.lines().last(), Some("[]"), "{text}");
+}
+
+#[test]
 fn a_crash_is_no_pass_and_keeps_what_was_printed() {
     let (tree, pytest) = project();
     let mut warm = Warm::new(&pytest, tree.path());

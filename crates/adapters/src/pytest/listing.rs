@@ -12,7 +12,7 @@ use crate::digest;
 use crate::seam::{AdapterError, Ended, Exit, Listing, ListingStep};
 use crate::text;
 
-/// The marks of `plugin.py`.
+/// The marks of `plugin/plugin.py`.
 const BEGIN: &str = "<<regatta-units>>";
 const END: &str = "<<regatta-units-end>>";
 

@@ -1,8 +1,8 @@
 //! pytest: files are listed without importing them, and run by a warm process that collects each when it is first asked
 //! for.
 //!
-//! The process runs `plugin.py`, which is part of this binary and reaches the interpreter through its environment, so
-//! that nothing is written into the tree. `PYTHONHASHSEED` is fixed, since tests that are parametrised by a set must have
+//! The process runs the modules in `plugin/`, which are part of this binary and reach the interpreter through its
+//! environment, so that nothing is written into the tree. `PYTHONHASHSEED` is fixed, since tests that are parametrised by a set must have
 //! the same names in every process; a configuration that sets it has its way.
 //!
 //! What it can't do: an `addopts` line that asks for a choice over the whole run (`--lf`, `-x`, `-n`, `--splits`) has no
@@ -24,12 +24,21 @@ use crate::seam::{Adapter, AdapterError, Ended, Invocation, Listing, Runner};
 use listing::PytestListing;
 use session::PytestSession;
 
-/// The plugin's source.
-const PLUGIN: &str = include_str!("plugin.py");
+/// Makes modules of [`PLUGIN`].
+const LOADER: &str = include_str!("plugin/loader.py");
+
+/// The plugin's modules, each after those that it imports. The last has the process's `main`.
+const PLUGIN: [(&str, &str); 5] = [
+    ("channel", include_str!("plugin/channel.py")),
+    ("record", include_str!("plugin/record.py")),
+    ("tree", include_str!("plugin/tree.py")),
+    ("plugin", include_str!("plugin/plugin.py")),
+    ("process", include_str!("plugin/process.py")),
+];
 
 /// What the interpreter runs: the source that its environment holds. It is taken out of the environment at once.
 const BOOTSTRAP: &str =
-    "import os; exec(compile(os.environ.pop('REGATTA_PYTEST_PLUGIN'), '<regatta>', 'exec'))";
+    "import os; exec(compile(os.environ.pop('REGATTA_PYTEST_LOADER'), '<regatta/loader.py>', 'exec'))";
 
 /// The files that must be the same wherever tests run.
 const SOURCES: &str = ".py";
@@ -92,7 +101,8 @@ impl PytestConfig {
         let mut env = vec![("PYTHONHASHSEED".to_owned(), "0".to_owned())];
         env.retain(|(name, _)| self.env.iter().all(|(set, _)| set != name));
         env.extend(self.env.iter().cloned());
-        env.push(("REGATTA_PYTEST_PLUGIN".to_owned(), PLUGIN.to_owned()));
+        env.push(("REGATTA_PYTEST_LOADER".to_owned(), LOADER.to_owned()));
+        env.push(("REGATTA_PYTEST_PLUGIN".to_owned(), serde_json::json!(PLUGIN).to_string()));
         env.push(("REGATTA_PYTEST_ARGS".to_owned(), arguments.to_string()));
         if let Some(folder) = folder {
             env.push(("REGATTA_PYTEST_FOLDER".to_owned(), folder.to_string_lossy().into_owned()));
