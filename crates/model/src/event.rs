@@ -277,7 +277,7 @@ pub enum RunEvent {
         reason: CancelReason,
     },
     /// All tests have their results, and what they shared (fixtures of a whole session) could not be taken down in good
-    /// order.
+    /// order: it failed, or its process ended while no test ran.
     TeardownFailed(TeardownFailed),
     /// The last event.
     RunFinished,

@@ -195,9 +195,7 @@ impl Slot {
             Hand::Each(runner) => run_each(runner.as_ref(), &assignment.order.items, &fence, &sink),
             Hand::Warm(warm) => {
                 let end = warm.run(&assignment.order.items, &fence, &sink);
-                if let Some(failed) = warm.take_failed() {
-                    self.note(&key, failed);
-                }
+                warm.take_failed().into_iter().for_each(|failed| self.note(&key, failed));
                 end
             }
         };

@@ -24,8 +24,9 @@ pub(crate) struct Warm {
     /// Held while the process is one that was started ahead and that no batch has met yet.
     ahead: Option<Pass>,
     gate: Arc<Gate>,
-    /// What went wrong as the last batch's process, which was stopped in its midst, took down what its tests shared.
-    failed: Option<Failed>,
+    /// What went wrong of late and no test is to blame for: a process ended while none ran, or could not take down what
+    /// its tests shared.
+    failed: Vec<Failed>,
 }
 
 /// A message, and what was printed.
@@ -147,12 +148,12 @@ impl Watch {
 
 impl Warm {
     pub(crate) fn new(warm: Box<dyn WarmSession>, gate: Arc<Gate>) -> Self {
-        Self { warm, session: None, ahead: None, gate, failed: None }
+        Self { warm, session: None, ahead: None, gate, failed: Vec::new() }
     }
 
-    /// What went wrong as the last batch was stopped.
-    pub(crate) fn take_failed(&mut self) -> Option<Failed> {
-        self.failed.take()
+    /// What went wrong in the last batch and before it, and no test is to blame for.
+    pub(crate) fn take_failed(&mut self) -> Vec<Failed> {
+        std::mem::take(&mut self.failed)
     }
 
     /// Starts the process before there is a batch, unless too many are starting.
@@ -238,7 +239,8 @@ impl Warm {
                     return BatchEnd::Cancelled;
                 }
                 Ok(Parted::Stopped(leaving)) => {
-                    self.failed = self.leave(sink.cancel(), leaving);
+                    let failed = self.leave(sink.cancel(), leaving);
+                    self.failed.extend(failed);
                     let (open, facts) = asking.request();
                     facts.into_iter().for_each(|fact| sink.say(fact));
                     return if open.is_empty() { BatchEnd::Done } else { BatchEnd::Cancelled };
@@ -258,12 +260,12 @@ impl Warm {
         }
     }
 
-    /// Gives the one who is to blame for the end of its process a record.
-    fn blame(&self, asking: &mut Asking, ended: &Ended, reason: Option<String>, sink: &Sink<'_>) {
+    /// Gives the one who is to blame for the end of its process a record. Where nobody is, what its tests shared was lost
+    /// all the same.
+    fn blame(&mut self, asking: &mut Asking, ended: &Ended, reason: Option<String>, sink: &Sink<'_>) {
         let Some(name) = asking.blame() else {
-            if let Some(reason) = reason {
-                tracing::warn!(reason, "a process was ended, and no test of it can be blamed");
-            }
+            let message = reason.unwrap_or_else(|| untimely(ended.exit));
+            self.failed.push((message, self.warm.crashed("", ended).output));
             return;
         };
         let ran = asking.running().is_some();
@@ -357,14 +359,28 @@ impl Warm {
         }
         if let Some(session) = &mut self.session {
             // Whoever says something without being asked, or has ended since, is not to be trusted with tests.
-            if session.wait(sink.cancel(), Some(Instant::now())) == Event::DeadlinePassed {
-                return Ok(Had::Kept);
+            match session.wait(sink.cancel(), Some(Instant::now())) {
+                Event::DeadlinePassed => return Ok(Had::Kept),
+                Event::Cancelled => self.kill(),
+                Event::Ended => self.lose(Why::Ended),
+                Event::Line(_) | Event::TooLong => self.lose(Why::Cancelled),
             }
-            self.kill();
         }
         let Some(pass) = self.gate.enter(|| sink.is_over()) else { return Ok(Had::Over) };
         self.session = Some(Session::start(&command(&self.warm.invocation()), fence)?);
         Ok(Had::Started(pass))
+    }
+
+    /// Ends a process that nothing was asked of. It takes along what its tests shared, so its end is told.
+    fn lose(&mut self, why: Why) {
+        let Some(ended) = self.end(why, Duration::ZERO) else { return };
+        let message = match why {
+            Why::Ended => untimely(ended.exit),
+            Why::Cancelled | Why::TimedOut => {
+                "its process spoke and nobody had asked it anything, and was ended".to_owned()
+            }
+        };
+        self.failed.push((message, self.warm.crashed("", &ended).output));
     }
 
     /// Ends it, whatever it does; how it ended is nobody's concern.
@@ -380,6 +396,20 @@ impl Warm {
 
     fn program(&self) -> String {
         self.warm.invocation().program.display().to_string()
+    }
+}
+
+/// What is to be said of a process that was to live on.
+fn untimely(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => {
+            format!("its process ended with exit status {code} while no test ran, and nobody had asked it to")
+        }
+        Exit::Signal(signal) => format!("its process was ended by signal {signal} while no test ran"),
+        Exit::TimedOut { limit } => {
+            format!("its process said nothing for {} s while no test ran, and was ended", limit.as_secs())
+        }
+        Exit::Cancelled => "its process was ended while no test ran".to_owned(),
     }
 }
 

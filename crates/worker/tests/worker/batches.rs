@@ -205,6 +205,49 @@ async fn what_tests_shared_is_taken_down_when_the_worker_ends() {
 }
 
 #[tokio::test]
+async fn a_process_that_ends_while_no_test_runs_is_told_whenever_that_is() {
+    let mut ground = Ground::new().await;
+    let working = ground.work("regatta-1@here", 1);
+    let tree = ground.tree.path().to_owned();
+    // Between two batches: by a signal, by an exit, and one that speaks unasked and has to go.
+    let note = "rm -f said; echo $$ > pid";
+    for (first, signal) in [
+        (note.to_owned(), "KILL"),
+        (format!("{note}; trap 'echo last words; exit 0' TERM"), "TERM"),
+        (format!("{note}; trap 'say hello; touch said' USR1"), "USR1"),
+    ] {
+        ground.batch(&order("peer", &[&first])).await;
+        let pid = std::fs::read_to_string(tree.join("pid")).unwrap().trim().to_owned();
+        let sent = std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
+        assert!(sent.success());
+        let stat = format!("/proc/{pid}/stat");
+        let over = async {
+            while !tree.join("said").exists() && !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, over).await.expect("it takes the signal");
+    }
+    // Between two tests of one batch.
+    let (facts, report) = ground.batch(&order("peer", &["t() { exit 3; }", "true"])).await;
+    assert_eq!(say(&facts)[1..], ["passed t() { exit 3; }", "started true", "passed true"]);
+    assert_eq!(report.end, BatchEnd::Done);
+    working.quiet.cancel();
+    let failed = working.worked().await.teardowns_failed;
+    let told: Vec<_> = failed.iter().map(|failed| (&*failed.message, &*failed.output.text)).collect();
+    let expected = [
+        ("its process was ended by signal 9 while no test ran", ""),
+        (
+            "its process ended with exit status 0 while no test ran, and nobody had asked it to",
+            "last words\n",
+        ),
+        ("its process spoke and nobody had asked it anything, and was ended", ""),
+        ("its process ended with exit status 3 while no test ran, and nobody had asked it to", ""),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn a_process_that_was_started_ahead_takes_the_first_batch_and_its_failure_is_the_batchs() {
     let mut ground = Ground::new().await;
     let tree = ground.tree.path().to_owned();
