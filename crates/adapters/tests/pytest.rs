@@ -196,6 +196,48 @@ fn tracebacks_name_the_plugins_own_lines_and_a_project_sees_none_of_its_modules(
 }
 
 #[test]
+fn a_process_that_comes_back_to_a_file_knows_its_fixtures_once() {
+    let (tree, pytest) = project();
+    let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
+    std::fs::create_dir(tree.path().join("again")).unwrap();
+    write("again/conftest.py", "import pytest\n@pytest.fixture\ndef count():\n    return []\n");
+    write(
+        "again/test_again.py",
+        r#"import pytest
+
+@pytest.fixture
+def count(count):
+    return [*count, "module"]
+
+@pytest.fixture(autouse=True)
+def count_all(count):
+    count.append("every")
+
+def test_module(count):
+    assert count == ["module", "every"]
+
+class TestClass:
+    @pytest.fixture
+    def count(self, count):
+        return [*count, "class"]
+
+    def setup_method(self):
+        self.set_up = getattr(self, "set_up", 0) + 1
+
+    def test_class(self, count):
+        assert (count, self.set_up) == (["module", "class", "every"], 1)
+"#,
+    );
+    write("again/test_other.py", "def test_other():\n    pass\n");
+    let mut warm = Warm::new(&pytest, tree.path());
+    for unit in ["again/test_again.py", "again/test_other.py"].repeat(2) {
+        for (test, record) in warm.ask(&[Item::Unit(unit.into())]).0 {
+            assert_eq!(record.outcome, Outcome::Passed, "{test}: {}", record.output.text);
+        }
+    }
+}
+
+#[test]
 fn a_crash_is_no_pass_and_keeps_what_was_printed() {
     let (tree, pytest) = project();
     let mut warm = Warm::new(&pytest, tree.path());

@@ -15,7 +15,7 @@ import traceback
 
 from .channel import Clock
 from .record import Fold, clean, collect_record, first_line
-from .tree import Tree, Unit, collecting, keep_conftests, unit_of
+from .tree import Tree, Unit, collecting, forget_fixtures, keep_conftests, unit_of
 
 LIST_BEGIN = "<<regatta-units>>"
 LIST_END = "<<regatta-units-end>>"
@@ -32,6 +32,7 @@ class Regatta:
         self.clock = Clock()
         self.fold = self.unit = self.tree = self.before = None
         self.told = set()
+        self.collected = set()
 
     # Set-up
 
@@ -206,6 +207,13 @@ class Regatta:
         if cache:
             cache.clear()
         self.unit = None
+
+    def pytest_collectstart(self, collector):
+        """A process may come back to a file, and then collects it again."""
+        id = (type(collector), collector.nodeid)
+        if id in self.collected:
+            forget_fixtures(collector.session._fixturemanager, collector)
+        self.collected.add(id)
 
     def pytest_collectreport(self, report):
         if report.passed or self.unit is None:

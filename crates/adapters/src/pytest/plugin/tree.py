@@ -88,6 +88,33 @@ def keep_conftests(session):
         fixtures._pending_conftests = Kept(pending)
 
 
+def forget_fixtures(manager, collector):
+    """A collector registers its fixtures whenever it is collected, besides those that it has registered before; one that
+    extends another of its own name would then extend itself."""
+    import pytest
+
+    # Up to pytest 9.0 a module's fixtures are registered once, and all are known by the id of their node alone.
+    by_id = hasattr(manager, "_holderobjseen")
+    if not isinstance(collector, pytest.Class if by_id else (pytest.Class, pytest.File)):
+        return
+
+    def registered(node):
+        return type(node) is type(collector) and node.nodeid == collector.nodeid
+
+    def defined(fixture):
+        node = getattr(fixture, "node", None)
+        return fixture.baseid == collector.nodeid if node is None else registered(node)
+
+    for fixtures in getattr(manager, "_arg2fixturedefs", {}).values():
+        fixtures[:] = [fixture for fixture in fixtures if not defined(fixture)]
+    by_node = [*getattr(manager, "_arg2node2fixturedefs", {}).values(), getattr(manager, "_node_autousenames", {})]
+    for found in by_node:
+        for node in [node for node in found if registered(node)]:
+            del found[node]
+    if by_id:
+        manager._nodeid_autousenames.pop(collector.nodeid, None)
+
+
 class collecting:
     """Warnings while files are collected are treated as pytest treats them: the project may turn them into errors."""
 
