@@ -38,9 +38,13 @@ impl CliError {
         Self { causes, ..Self::new(exit, text) }
     }
 
-    /// There is nothing to run: at all, or in a suite of which all tests were asked for.
-    pub(crate) fn no_tests(suite: Option<&SuiteName>) -> Self {
+    /// There is nothing to run: at all (of what failed last time, where only that was asked for), or in a suite of which all
+    /// tests were asked for.
+    pub(crate) fn no_tests(suite: Option<&SuiteName>, failed: bool) -> Self {
         match suite {
+            _ if failed => Self::new(Exit::NoTests, "no tests were found")
+                .hint("what failed last time is not there any more, or no pattern means it")
+                .hint("without --failed all tests are run"),
             Some(suite) => Self::new(Exit::NoTests, format!("no tests were found in suite {suite}"))
                 .hint("regatta list shows what there is; --suite NAME takes only the suites that it names"),
             None => Self::new(Exit::NoTests, "no tests were found")

@@ -77,10 +77,10 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
         return Err(not_collected(&uncollected));
     }
     if found == 0 {
-        return Err(CliError::no_tests(None));
+        return Err(CliError::no_tests(None, args.selection.failed));
     }
     match empty.filter(|_| !project.is_filtered(&args.selection)) {
-        Some(suite) => Err(CliError::no_tests(Some(&suite))),
+        Some(suite) => Err(CliError::no_tests(Some(&suite), false)),
         None => Ok(Exit::Passed),
     }
 }

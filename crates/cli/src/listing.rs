@@ -10,6 +10,7 @@ use regatta_store::Store;
 use regatta_worker::{BaseEnv, Cancel, Fence, execute};
 
 use crate::filter::{Filter, UnitMatch};
+use crate::surroundings::cores;
 
 /// The limit for listing (and building) a suite, unless the configuration says otherwise.
 pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -17,8 +18,9 @@ pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// How much output of a listing or a build is read.
 const OUTPUT_BYTES: usize = 256 << 20;
 
-/// How many units one process names.
+/// How many units one process names at most, and for how many at least another is worth its start.
 const NAMED_UNITS_MAX: usize = 500;
+const NAMED_UNITS_MIN: usize = 16;
 
 /// What listing needs besides the suite.
 #[derive(Clone)]
@@ -35,6 +37,21 @@ pub(crate) struct Listing {
     pub(crate) by_name: bool,
     /// The digests of units, for what is to be remembered.
     pub(crate) digests: Arc<Mutex<HashMap<Unit, Digest>>>,
+}
+
+/// What is to be done with units.
+#[derive(Default)]
+struct Sorted {
+    /// Tests that are remembered, all that their units held.
+    named: Vec<Listed>,
+    /// Their units.
+    remembered: Vec<Unit>,
+    /// All of their tests are meant, and nobody knows them: they are named by whoever runs them.
+    open: Vec<Unit>,
+    /// Their tests must be named first.
+    ask: Vec<Unit>,
+    /// The same, where by what is remembered none is meant.
+    ask_last: Vec<Unit>,
 }
 
 /// The limits of listing processes.
@@ -70,27 +87,13 @@ impl Listing {
                 }
                 ListingStep::Found { mut tests, units } => {
                     tests.retain(|listed| self.filter.test(&listed.test));
-                    let mut open = Vec::new();
-                    let (mut asked, mut remembered) = (Vec::new(), Vec::new());
-                    for unit in units {
-                        match self.remembered(adapter, &unit) {
-                            Some(names) => {
-                                tests.extend(self.named(&unit, names));
-                                if self.filter.unit(&unit) == UnitMatch::Whole {
-                                    remembered.push(unit);
-                                }
-                            }
-                            None => match self.filter.unit(&unit) {
-                                UnitMatch::None => {}
-                                UnitMatch::Whole if !self.by_name => open.push(unit),
-                                UnitMatch::Whole | UnitMatch::Undecided => asked.push(unit),
-                            },
-                        }
-                    }
+                    let Sorted { named, open, remembered, ask, ask_last } = self.sort(adapter, units);
+                    tests.extend(named);
                     if !tests.is_empty() || !open.is_empty() {
                         emit(Input::Listed { tests, units: open, remembered });
                     }
-                    self.ask(adapter, &asked, emit);
+                    self.ask(adapter, &ask, emit);
+                    self.ask(adapter, &ask_last, emit);
                 }
                 ListingStep::Done { prepared } => return Ok(prepared),
             }
@@ -101,52 +104,95 @@ impl Listing {
         execute(invocation, &self.fence, &self.cancel).map_err(|error| error.with_causes())
     }
 
-    /// The tests that a unit of this content had.
-    fn remembered(&self, adapter: &dyn Adapter, unit: &Unit) -> Option<Vec<String>> {
-        let digest = adapter.unit_digest(unit)?;
+    /// What is to be done with units. Which tests a unit holds is never taken from memory alone: a file's tests may come
+    /// from elsewhere. Where all of them are meant, whoever runs them corrects it; where a part is, somebody is asked.
+    fn sort(&self, adapter: &dyn Adapter, units: Vec<Unit>) -> Sorted {
+        let mut sorted = Sorted::default();
+        for unit in units {
+            let meant = self.filter.unit(&unit);
+            if meant == UnitMatch::None {
+                continue;
+            }
+            let names = self.remembered(adapter, &unit);
+            let named: Vec<Listed> = self.named(&unit, &names).collect();
+            // Of one that held nothing nobody would notice that it holds something now.
+            if self.by_name {
+                sorted.ask.push(unit);
+            } else if meant == UnitMatch::Whole && (named.is_empty() || named.len() < names.len()) {
+                sorted.open.push(unit);
+            } else if meant == UnitMatch::Whole {
+                sorted.named.extend(named);
+                sorted.remembered.push(unit);
+            } else if named.is_empty() && !names.is_empty() {
+                sorted.ask_last.push(unit);
+            } else {
+                sorted.ask.push(unit);
+            }
+        }
+        sorted
+    }
+
+    /// The tests that a unit of this content had; none where nobody remembers.
+    fn remembered(&self, adapter: &dyn Adapter, unit: &Unit) -> Vec<String> {
+        let Some(digest) = adapter.unit_digest(unit) else { return Vec::new() };
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let names = store.as_ref().and_then(|store| store.unit_tests(unit, &digest).ok().flatten());
         drop(store);
         self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(unit.clone(), digest);
-        // One that held nothing is asked again: nobody would notice that it holds something now.
-        names.filter(|names| !names.is_empty())
+        names.unwrap_or_default()
     }
 
-    fn named<'a>(&'a self, unit: &'a Unit, names: Vec<String>) -> impl Iterator<Item = Listed> + 'a {
-        let tests = names.into_iter().map(|name| TestId { suite: unit.suite.clone(), name });
+    /// Those that are meant.
+    fn named<'a>(&'a self, unit: &'a Unit, names: &'a [String]) -> impl Iterator<Item = Listed> + 'a {
+        let tests = names.iter().map(|name| TestId { suite: unit.suite.clone(), name: name.clone() });
         tests.filter(|test| self.filter.test(test)).map(|test| Listed { test, unit: Some(unit.clone()) })
     }
 
-    /// Names the tests of units without running them. What can't be named is handed on as a unit: running it will tell
-    /// what is wrong with it.
+    /// Names the tests of units without running them, on all cores. What can't be named is handed on as a unit: running it
+    /// will tell what is wrong with it.
     fn ask(&self, adapter: &dyn Adapter, units: &[Unit], emit: &mut dyn FnMut(Input)) {
-        for units in units.chunks(NAMED_UNITS_MAX) {
-            let mut names = HashMap::new();
-            self.name(adapter, units, &mut names);
-            let (named, unnamed): (Vec<Unit>, Vec<Unit>) =
-                units.iter().cloned().partition(|unit| names.contains_key(unit));
-            let list = |unit: Unit| (unit.clone(), names.remove(&unit).unwrap_or_default());
-            let lists: Vec<(Unit, Vec<String>)> = named.into_iter().map(list).collect();
-            self.remember(&lists);
-            let tests = lists.iter().flat_map(|(unit, names)| self.named(unit, names.clone())).collect();
+        let each = units.len().div_ceil(cores()).clamp(NAMED_UNITS_MIN, NAMED_UNITS_MAX);
+        for units in units.chunks(each * cores()) {
+            std::thread::scope(|scope| {
+                let asked =
+                    units.chunks(each).map(|units| (units, scope.spawn(move || self.name(adapter, units))));
+                // All of them are begun before the first is waited for.
+                let asked: Vec<_> = asked.collect();
+                for (units, names) in asked {
+                    self.answered(units, names.join().unwrap_or_default(), emit);
+                }
+            });
+        }
+    }
+
+    fn answered(&self, units: &[Unit], mut names: HashMap<Unit, Vec<String>>, emit: &mut dyn FnMut(Input)) {
+        let (named, unnamed): (Vec<Unit>, Vec<Unit>) =
+            units.iter().cloned().partition(|unit| names.contains_key(unit));
+        let list = |unit: Unit| (unit.clone(), names.remove(&unit).unwrap_or_default());
+        let lists: Vec<(Unit, Vec<String>)> = named.into_iter().map(list).collect();
+        self.remember(&lists);
+        let tests: Vec<Listed> = lists.iter().flat_map(|(unit, names)| self.named(unit, names)).collect();
+        if !tests.is_empty() || !unnamed.is_empty() {
             emit(Input::Listed { tests, units: unnamed, remembered: Vec::new() });
         }
     }
 
     /// Asks one process for all, and where it didn't come to its end, one for each half: one file that ends the
     /// interpreter must not hide the others.
-    fn name(&self, adapter: &dyn Adapter, units: &[Unit], names: &mut HashMap<Unit, Vec<String>>) {
-        let Some(invocation) = adapter.naming(units) else { return };
+    fn name(&self, adapter: &dyn Adapter, units: &[Unit]) -> HashMap<Unit, Vec<String>> {
+        let Some(invocation) = adapter.naming(units) else { return HashMap::new() };
         if units.is_empty() || self.cancel.is_killed() {
-            return;
+            return HashMap::new();
         }
-        let named = self.execute(&invocation).ok().and_then(|ended| adapter.names(units, &ended));
-        if let Some(named) = named {
-            names.extend(named);
-        } else if units.len() > 1 {
-            let (left, right) = units.split_at(units.len() / 2);
-            self.name(adapter, left, names);
-            self.name(adapter, right, names);
+        match self.execute(&invocation).ok().and_then(|ended| adapter.names(units, &ended)) {
+            Some(names) => names,
+            None if units.len() > 1 => {
+                let (left, right) = units.split_at(units.len() / 2);
+                let mut names = self.name(adapter, left);
+                names.extend(self.name(adapter, right));
+                names
+            }
+            None => HashMap::new(),
         }
     }
 

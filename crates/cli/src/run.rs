@@ -126,7 +126,7 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let kept = keep(&record, exit, recorder.into_inner(), &folder, &state, &listing);
     ended?;
     kept?;
-    tests_or_words(&record, exit)
+    tests_or_words(&record, exit, args.selection.failed)
 }
 
 /// What stops what.
@@ -375,9 +375,10 @@ fn keep(
 }
 
 /// How the process ends, with words where there were no tests: nothing else that was shown says what to do.
-fn tests_or_words(record: &RunRecord, exit: Exit) -> Result<Exit, CliError> {
+fn tests_or_words(record: &RunRecord, exit: Exit, failed: bool) -> Result<Exit, CliError> {
     if exit == Exit::NoTests {
-        return Err(CliError::no_tests(record.suites_empty().next().filter(|_| record.totals().tests > 0)));
+        let empty = record.suites_empty().next().filter(|_| record.totals().tests > 0);
+        return Err(CliError::no_tests(empty, failed));
     }
     Ok(exit)
 }

@@ -351,18 +351,68 @@ fn a_filter_holds_whatever_the_project_says_and_whatever_is_broken_beside() {
     }
 }
 
+/// Takes a test away from whoever serves, but not from whoever only names tests.
+const AWAY: &str = "
+def pytest_collection_modifyitems(config, items):
+    plugins = config.pluginmanager.get_plugins()
+    if any(getattr(plugin, 'channel', None) for plugin in plugins):
+        items[:] = [item for item in items if item.name != 'test_away']
+";
+
 #[test]
 fn what_was_asked_for_and_not_reported_is_no_pass_and_is_named() {
-    let project = Project::new(&[("test_a.py", CASES), ("cases.py", "CASES = [1, 2]")]);
-    project.python(&["run"]).expect(0);
-    project.write("cases.py", "CASES = [2]");
-    // Asked for by a name that is remembered, alone: nothing tells that it is gone but the missing record.
-    let ended = project.python(&["run", "--filter", "*case[1]"]).expect(3);
-    assert_eq!(project.verdicts(), ["test_a.py::test_case[1] unjudged"]);
-    let fault = &project.run_json()["tests"][0]["attempts"][0]["judgement"]["fault"];
+    let project =
+        Project::new(&[("test_a.py", "def test_a(): pass\ndef test_away(): pass\n"), ("conftest.py", AWAY)]);
+    let ended = project.python(&["run", "--filter", "*::test_a*"]).expect(3);
+    assert_eq!(project.verdicts(), ["test_a.py::test_a passed", "test_a.py::test_away unjudged"]);
+    let fault = &project.run_json()["tests"][1]["attempts"][0]["judgement"]["fault"];
     assert_eq!(fault["kind"], "not_reported");
-    let named = "NOT REPORTED pytest test_a.py::test_case[1]";
+    let named = "NOT REPORTED pytest test_a.py::test_away";
     assert!(ended.stdout.contains(named), "{}", ended.stdout);
+}
+
+const BASE: &str = "class Base:\n    def test_old(self): pass\n";
+const MORE: &str = "    def test_new(self): assert self.good\n";
+
+#[test]
+fn a_filter_and_a_list_find_what_no_earlier_run_saw() {
+    let class = |good| format!("from base import Base\nclass TestIt(Base):\n    good = {good}\n");
+    let project = Project::new(&[
+        ("base.py", BASE),
+        ("test_bad.py", &class("False")),
+        ("test_good.py", &class("True")),
+        ("test_other.py", "def test_other(): pass\n"),
+    ]);
+    project.python(&["run"]).expect(0);
+    // None of the test files changes.
+    project.write("base.py", &format!("{BASE}{MORE}"));
+    let both = ["test_bad.py::TestIt::test_new failed", "test_good.py::TestIt::test_new passed"];
+    for arguments in [["--filter", "test_new"], ["--filter", "*new"], ["--exclude", "other"]] {
+        project.python(&[&["run"], &arguments[..]].concat()).expect(1);
+        let new: Vec<String> =
+            project.verdicts().into_iter().filter(|verdict| verdict.contains("new")).collect();
+        assert_eq!(new, both, "{arguments:?}");
+    }
+    project.python(&["run", "test_bad.py::TestIt::test_new"]).expect(1);
+    let listed = project.python(&["list"]).expect(0).stdout;
+    let expected = "pytest test_bad.py::TestIt::test_old\npytest test_bad.py::TestIt::test_new\n\
+                    pytest test_good.py::TestIt::test_old\npytest test_good.py::TestIt::test_new\n\
+                    pytest test_other.py::test_other\n";
+    assert_eq!(listed, expected);
+    // Those that are gone are no fault.
+    project.write("base.py", BASE);
+    let gone = project.python(&["run", "--failed"]).expect(4);
+    assert!(gone.stderr.contains("what failed last time is not there any more"), "{}", gone.stderr);
+    assert_eq!(project.python(&["list", "--filter", "*new"]).expect(4).stdout, "");
+    project.python(&["run", "--exclude", "other"]).expect(0);
+}
+
+#[test]
+fn a_class_that_cannot_be_collected_is_missed_by_no_filter() {
+    let broken = "import pytest\nclass TestBad:\n    @pytest.mark.parametrize('x', [1])\n    def test_red(self): pass\n";
+    let project = Project::new(&[("test_a.py", broken), ("test_b.py", "def test_red(): pass\n")]);
+    project.python(&["run", "test_red"]).expect(1);
+    assert_eq!(project.verdicts(), ["test_a.py::TestBad failed", "test_b.py::test_red passed"]);
 }
 
 #[test]

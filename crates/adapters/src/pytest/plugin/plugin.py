@@ -102,10 +102,11 @@ class Regatta:
             next(iter(self.tree.walk()), None)
 
     def name_lines(self, session):
-        """What each of the asked files holds; nothing for one that can't be collected."""
+        """What each of the asked files holds; nothing for one that can't be collected, or only in part."""
         for name in self.asked:
             unit = self.collect(session, name)
-            yield {"unit": name, "tests": None if name in unit.reports else unit.names()}
+            broken = name in unit.reports or any(report.failed for report in unit.reports.values())
+            yield {"unit": name, "tests": None if broken else unit.names()}
 
     def unit_lines(self, session):
         names = list(dict.fromkeys(unit_of(node) for node in self.tree.walk()))
