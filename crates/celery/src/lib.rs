@@ -42,6 +42,7 @@ mod clock;
 mod context;
 mod emitter;
 mod error;
+mod name;
 mod retry;
 pub mod transport;
 pub mod wire;
@@ -54,6 +55,7 @@ pub use self::client::{
 };
 pub use self::context::{Context, UpdateError};
 pub use self::error::{ClientError, RemoteError, SendError, TaskError, TaskFailure, WorkerError};
+pub use self::name::{NAME_BYTES_MAX, NameError, queue_name, worker_name};
 pub use self::retry::Retry;
 pub use self::transport::{Broker, BrokerUrl, ConnectOptions};
 pub use self::worker::{

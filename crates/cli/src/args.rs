@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use regatta_celery::{queue_name, worker_name};
 use regatta_console::{BrokerArgs, Color, StatusArgs};
 
 use crate::config::{RETRIES_MAX, SLOTS_MAX, possible};
@@ -158,11 +159,12 @@ pub(crate) struct WorkerArgs {
         long = "queues",
         value_name = "QUEUE",
         value_delimiter = ',',
-        default_value = "regatta"
+        default_value = "regatta",
+        value_parser = queue_name
     )]
     pub(crate) queues: Vec<String>,
     /// Its name at the broker; made from the host's name and the process id otherwise.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = worker_name)]
     pub(crate) name: Option<String>,
     /// How many tests run at a time. Default: the cores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(SLOTS_MAX)))]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regatta_adapters::split_command;
+use regatta_celery::queue_name;
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer};
 
@@ -25,9 +26,6 @@ pub(crate) const SLOTS_MAX: u16 = 1_024;
 
 /// The most retries of a test.
 pub(crate) const RETRIES_MAX: u32 = 100;
-
-/// The longest name of a queue (AMQP 0-9-1, `shortstr`).
-const QUEUE_NAME_BYTES_MAX: usize = 255;
 
 /// The shortest limit that is taken.
 const LIMIT_MIN: Duration = Duration::from_millis(1);
@@ -95,13 +93,16 @@ pub(crate) struct SuiteConfig {
     #[serde(default)]
     pub(crate) args: Vec<String>,
     /// pytest: the interpreter.
+    #[serde(default, deserialize_with = "some_path")]
     pub(crate) python: Option<PathBuf>,
     /// Cargo: the manifest.
+    #[serde(default, deserialize_with = "some_path")]
     pub(crate) manifest: Option<PathBuf>,
     /// Variables for the suite's tests.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
     /// Commands: a file of `name: command` lines.
+    #[serde(default, deserialize_with = "some_path")]
     pub(crate) file: Option<PathBuf>,
     /// Commands, one by one.
     #[serde(default)]
@@ -182,14 +183,17 @@ fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
     at_most(from, 1, SLOTS_MAX)
 }
 
-/// The name of a queue, as a broker can have it.
+/// The name of a queue, as a worker can have it.
 fn queue<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let name = String::deserialize(from)?;
-    if name.is_empty() || name.len() > QUEUE_NAME_BYTES_MAX {
-        let bytes = format!("the name of a queue has 1 to {QUEUE_NAME_BYTES_MAX} bytes");
-        return Err(D::Error::custom(bytes));
+    queue_name(&String::deserialize(from)?).map_err(D::Error::custom)
+}
+
+fn some_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.as_os_str().is_empty() {
+        return Err(D::Error::custom("a path can't be empty; remove the key, or name what is meant"));
     }
-    Ok(name)
+    Ok(Some(path))
 }
 
 fn some_queue<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use regatta_celery::{queue_name, worker_name};
 
 use crate::broker::BrokerArgs;
 use crate::color::Color;
@@ -95,10 +96,10 @@ pub(crate) struct WorkerArgs {
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
     /// The queue to consume.
-    #[arg(long)]
+    #[arg(long, value_parser = queue_name)]
     pub(crate) queue: String,
     /// The worker's name [default: the one that owns the queue].
-    #[arg(long)]
+    #[arg(long, value_parser = worker_name)]
     pub(crate) name: Option<String>,
     /// How many tasks it runs at a time.
     #[arg(long, default_value_t = 1, value_parser = slots)]

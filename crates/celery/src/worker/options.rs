@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::app::DEFAULT_QUEUE;
+use crate::name::{queue_name, worker_name};
 
 /// How often a worker says on the event exchange that it lives. Celery calls a worker dead after twice this time.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -124,15 +125,12 @@ impl WorkerOptions {
 
     /// What is wrong with them.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let short = |text: &str| !text.is_empty() && text.len() <= 200;
-        if !short(&self.name) || self.name.contains(char::is_whitespace) {
-            return Err("its name must have 1 to 200 bytes and no white space".to_owned());
-        }
+        worker_name(&self.name).map_err(|error| error.to_string())?;
         if self.queues.is_empty() {
             return Err("it has no queue to consume; name at least one".to_owned());
         }
-        if let Some(queue) = self.queues.iter().find(|queue| !short(queue)) {
-            return Err(format!("the queue name {queue:?} must have 1 to 200 bytes"));
+        for queue in &self.queues {
+            queue_name(queue).map_err(|error| format!("queue {queue:?}: {error}"))?;
         }
         if self.slots == 0 {
             return Err("it has no slot; give it at least one".to_owned());

@@ -136,15 +136,17 @@ fn whatever_is_wrong_is_shown_where_it_is() {
         (format!("{suite}{}{}", test("a"), test("a")), "7:8", "two commands are called \"a\""),
         (format!("{suite}{}", test(" ")), "4:8", "a command needs a name"),
         (format!("{suite}{}", test("a\\nb\\u001b[31m")), "4:8", "a name, without control characters"),
-        (format!("{suite}queue = \"\"\n{}", test("a")), "3:9", "has 1 to 255 bytes"),
+        (format!("{suite}queue = \"\"\n{}", test("a")), "3:9", "has 1 to 200 bytes"),
+        ("[suite.s]\nadapter = \"pytest\"\npython = \"\"\n".to_owned(), "3:10", "a path can't be empty"),
+        (format!("{suite}queue = \"amq.x\"\n{}", test("a")), "3:9", "the broker's own"),
         (
             format!(
                 "{suite}{}[[suite.s.route]]\ntests = \"*\"\nqueue = \"{}\"\n",
                 test("a"),
-                "q".repeat(256)
+                "q".repeat(201)
             ),
             "8:9",
-            "has 1 to 255 bytes",
+            "has 1 to 200 bytes",
         ),
     ];
     for (text, place, words) in table {
@@ -166,6 +168,15 @@ fn usage_errors_are_2() {
         project.regatta(arguments).expect(2);
     }
     project.regatta(&["--help"]).expect(0);
+    for (arguments, words) in [
+        (["--queues", ""], "the name of a queue has 1 to 200 bytes"),
+        (["--queues", "regatta,amq.x"], "the broker's own"),
+        (["--name", "a b"], "no white space"),
+    ] {
+        let worker = [&["worker", "--broker", "amqp://localhost"], &arguments[..]].concat();
+        let said = project.regatta(&worker).expect(2).stderr;
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[test]
