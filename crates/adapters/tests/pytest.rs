@@ -238,6 +238,74 @@ class TestClass:
 }
 
 #[test]
+fn an_attempt_knows_nothing_of_those_before_it() {
+    let (tree, _) = project();
+    let test = r#"import unittest
+import pytest
+
+ATTEMPTS = {}
+
+def attempt(name):
+    ATTEMPTS[name] = ATTEMPTS.get(name, 0) + 1
+    print("attempt", ATTEMPTS[name])
+    return ATTEMPTS[name]
+
+@pytest.fixture(scope="session")
+def shared():
+    assert attempt("shared") == 2
+
+def test_output():
+    assert attempt("output") == 2
+
+def test_marker(request):
+    marked = request.node.get_closest_marker("seen")
+    request.node.add_marker("seen")
+    assert attempt("marker") == 2 and not marked
+
+def test_shared(shared):
+    pass
+
+def test_subtests(subtests):
+    good = attempt("subtests") == 2
+    for number in range(2):
+        with subtests.test(number=number):
+            assert good
+
+class TestInstance:
+    seen = 0
+
+    def test_own(self):
+        self.seen += 1
+        assert attempt("instance") == 2 and self.seen == 1
+
+class Case(unittest.TestCase):
+    def test_case(self):
+        good = attempt("case") == 2
+        for number in range(2):
+            with self.subTest(number=number):
+                assert good
+"#;
+    std::fs::write(tree.path().join("test_again.py"), test).unwrap();
+    let named =
+        ["test_output", "test_marker", "test_shared", "test_subtests", "TestInstance", "Case::test_case"];
+    for paths in [Vec::new(), named.map(|name| format!("test_again.py::{name}")).to_vec()] {
+        let python = Some(regatta_testbed::python());
+        let pytest = Pytest::new(PytestConfig { python, paths, ..PytestConfig::new(tree.path()) });
+        let mut warm = Warm::new(&pytest, tree.path());
+        let (first, _) = warm.ask(&[Item::Unit("test_again.py".into())]);
+        assert_eq!(first.len(), 6);
+        for (test, record) in first {
+            assert!(matches!(record.outcome, Outcome::Failed | Outcome::Errored), "{test}: {record:?}");
+            let (second, _) = warm.ask(&[Item::Test(test.clone())]);
+            assert_eq!((second.len(), second[0].1.outcome), (1, Outcome::Passed), "{test}: {second:?}");
+            let text = &second[0].1.output.text;
+            let said: Vec<&str> = text.lines().filter(|line| line.contains("attempt")).collect();
+            assert_eq!(said, ["attempt 2"], "{test}");
+        }
+    }
+}
+
+#[test]
 fn a_crash_is_no_pass_and_keeps_what_was_printed() {
     let (tree, pytest) = project();
     let mut warm = Warm::new(&pytest, tree.path());

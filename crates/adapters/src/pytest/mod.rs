@@ -28,9 +28,10 @@ use session::PytestSession;
 const LOADER: &str = include_str!("plugin/loader.py");
 
 /// The plugin's modules, each after those that it imports. The last has the process's `main`.
-const PLUGIN: [(&str, &str); 5] = [
+const PLUGIN: [(&str, &str); 6] = [
     ("channel", include_str!("plugin/channel.py")),
     ("record", include_str!("plugin/record.py")),
+    ("fixtures", include_str!("plugin/fixtures.py")),
     ("tree", include_str!("plugin/tree.py")),
     ("plugin", include_str!("plugin/plugin.py")),
     ("process", include_str!("plugin/process.py")),

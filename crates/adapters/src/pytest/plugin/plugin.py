@@ -14,8 +14,9 @@ import sys
 import traceback
 
 from .channel import Clock
+from .fixtures import forget_collected, forget_failed, forget_subtests, keep_conftests
 from .record import Fold, clean, collect_record, first_line
-from .tree import Tree, Unit, collecting, forget_fixtures, keep_conftests, unit_of
+from .tree import Tree, Unit, collecting, unit_of
 
 LIST_BEGIN = "<<regatta-units>>"
 LIST_END = "<<regatta-units-end>>"
@@ -32,7 +33,7 @@ class Regatta:
         self.clock = Clock()
         self.fold = self.unit = self.tree = self.before = None
         self.told = set()
-        self.collected = set()
+        self.collected, self.ran = set(), set()
 
     # Set-up
 
@@ -151,6 +152,7 @@ class Regatta:
         seen = getattr(terminal, "_progress_nodeids_reported", None)
         if seen:
             seen.clear()
+        forget_subtests(session.config)
 
     def answer(self, session, wanted):
         """Runs what is asked for, file by file in the order in which files are first named, and says whether all was
@@ -163,11 +165,13 @@ class Regatta:
         for position, (file, items) in enumerate(files):
             if self.channel.is_closed():
                 return False
-            unit = self.collect(session, file)
+            again = not self.ran.isdisjoint(name for _, name in items)
+            unit = self.collect(session, file, again)
             names = self.announce(unit, items)
             following = files[position + 1][0] if position + 1 < len(files) else None
-            if not self.run(session, unit, names, following):
+            if not self.run(session, unit, names, following, again):
                 return False
+            self.ran.update(names, (name for _, name in items))
             for kind, name in items:
                 if kind == "unit":
                     self.channel.say({"k": "unit_done", "unit": name})
@@ -184,16 +188,16 @@ class Regatta:
 
     # Collecting
 
-    def collect(self, session, file):
-        if self.unit is not None and self.unit.name == file:
+    def collect(self, session, file, again=False):
+        """What a file holds. An item that has run has marks, output and an instance of it: its next attempt is another."""
+        if not again and self.unit is not None and self.unit.name == file:
             return self.unit
         self.drop(session)
         unit = self.unit = Unit(file)
         with collecting(session):
-            nodes = self.tree.find(file)
+            items = list(self.tree.items(file))
             if file in self.tree.broken:
                 unit.reports[file] = self.tree.broken[file]
-            items = [item for node in nodes for item in session.genitems(node)]
             session.items = items
             session.config.hook.pytest_collection_modifyitems(session=session, config=session.config, items=items)
             session.testscollected = 1 << 30
@@ -213,7 +217,7 @@ class Regatta:
         """A process may come back to a file, and then collects it again."""
         id = (type(collector), collector.nodeid)
         if id in self.collected:
-            forget_fixtures(collector.session._fixturemanager, collector)
+            forget_collected(collector.session._fixturemanager, collector)
         self.collected.add(id)
 
     def pytest_collectreport(self, report):
@@ -225,7 +229,7 @@ class Regatta:
 
     # Running
 
-    def run(self, session, unit, names, following):
+    def run(self, session, unit, names, following, again):
         for name, report in unit.reports.items():
             if name in names:
                 self.channel.say({"k": "started", "test": name})
@@ -244,7 +248,7 @@ class Regatta:
         # Fixtures that are shared beyond this file live on when the next one shares them too.
         after = self.neighbour(session, following)
         if items:
-            self.before = self.tear_down_to(session, items[0])
+            self.before = self.clear(session, items, again)
         for item, follower in zip(items, [*items[1:], after]):
             if self.fold is None and self.channel.is_closed():
                 return False
@@ -269,10 +273,13 @@ class Regatta:
             for flag in ("shouldstop", "shouldfail"):
                 setattr(session, "_" + flag if hasattr(session, "_" + flag) else flag, False)
 
-    def tear_down_to(self, session, item):
-        """Ends what an earlier file left alive for one that in the end had nothing to run."""
+    def clear(self, session, items, again):
+        """Ends what an earlier file left alive for one that in the end had nothing to run, and what failed for a test that
+        runs again."""
         try:
-            session._setupstate.teardown_exact(item)
+            session._setupstate.teardown_exact(items[0])
+            if again:
+                forget_failed(items)
         except Exception as error:
             return first_line(f"before this test, a shared fixture could not be torn down: {error!r}")
         return None

@@ -13,6 +13,7 @@ class Tree:
         self.folder_types = tuple(
             kind for kind in (getattr(pytest, "Package", None), getattr(pytest, "Directory", None)) if kind
         )
+        self.item_type = pytest.Item
         self.roots = roots
         self.children = {}
         self.broken = {}
@@ -32,9 +33,7 @@ class Tree:
 
     def expand(self, folder):
         if folder not in self.children:
-            from _pytest.runner import collect_one_node
-
-            report = collect_one_node(folder)
+            report = collect(folder)
             if not report.passed:
                 self.broken[unit_of(folder)] = report
             self.children[folder] = list(report.result or ()) if report.passed else []
@@ -55,6 +54,23 @@ class Tree:
         # Its name says nothing of its folder: a file outside the root, or a collector of a plugin.
         return [node for node in self.walk() if unit_of(node) == unit]
 
+    def items(self, unit):
+        """What is in the unit, made anew each time."""
+        siblings = {}
+        for node in self.find(unit):
+            # The command line names this one, and it was made when its file was.
+            if isinstance(node, self.item_type):
+                if node.parent not in siblings:
+                    siblings[node.parent] = {child.nodeid: child for child in collect(node.parent).result or ()}
+                node = siblings[node.parent].get(node.nodeid, node)
+            yield from self.session.genitems(node)
+
+
+def collect(node):
+    from _pytest.runner import collect_one_node
+
+    return collect_one_node(node)
+
 
 def unit_of(node):
     return clean(node.nodeid).split("::")[0]
@@ -70,49 +86,6 @@ class Unit:
 
     def names(self):
         return [*self.reports, *(name for name in self.items if name not in self.reports)]
-
-
-class Kept(dict):
-    """What is left in it after pytest's own collection is still needed."""
-
-    def clear(self):
-        pass
-
-
-def keep_conftests(session):
-    """pytest (from 9.1) hands a conftest's fixtures to its folder when the folder is collected, and forgets the conftest
-    files of all others when collection is over. Here folders are collected later."""
-    fixtures = getattr(session, "_fixturemanager", None)
-    pending = getattr(fixtures, "_pending_conftests", None)
-    if isinstance(pending, dict):
-        fixtures._pending_conftests = Kept(pending)
-
-
-def forget_fixtures(manager, collector):
-    """A collector registers its fixtures whenever it is collected, besides those that it has registered before; one that
-    extends another of its own name would then extend itself."""
-    import pytest
-
-    # Up to pytest 9.0 a module's fixtures are registered once, and all are known by the id of their node alone.
-    by_id = hasattr(manager, "_holderobjseen")
-    if not isinstance(collector, pytest.Class if by_id else (pytest.Class, pytest.File)):
-        return
-
-    def registered(node):
-        return type(node) is type(collector) and node.nodeid == collector.nodeid
-
-    def defined(fixture):
-        node = getattr(fixture, "node", None)
-        return fixture.baseid == collector.nodeid if node is None else registered(node)
-
-    for fixtures in getattr(manager, "_arg2fixturedefs", {}).values():
-        fixtures[:] = [fixture for fixture in fixtures if not defined(fixture)]
-    by_node = [*getattr(manager, "_arg2node2fixturedefs", {}).values(), getattr(manager, "_node_autousenames", {})]
-    for found in by_node:
-        for node in [node for node in found if registered(node)]:
-            del found[node]
-    if by_id:
-        manager._nodeid_autousenames.pop(collector.nodeid, None)
 
 
 class collecting:
