@@ -182,6 +182,14 @@ pub enum TaskFailure {
         #[source]
         source: JsonError,
     },
+    /// What the worker told of the task can't be read: it came in another serializer, or malformed.
+    #[error("what a worker told of task {id} can't be read: {reason}")]
+    Unreadable {
+        /// The task's id.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The client was closed while the caller waited.
     #[error("the client was closed before task {id} had a result")]
     Closed {

@@ -65,20 +65,18 @@ impl Handle {
         }
     }
 
-    /// Waits for the result, for as long as the client's options say. A task's result can be read once.
+    /// Waits for the result, for as long as the client's options say. What came stays with the handle and may be read
+    /// again, also as another type.
     ///
     /// # Errors
     /// [`TaskFailure`] says what became of the task. After [`TaskFailure::Timeout`] and [`TaskFailure::ReplyLost`]
     /// the caller may wait again.
     pub async fn get<T: DeserializeOwned>(&mut self) -> Result<TaskResult<T>, TaskFailure> {
-        let raw = self.raw().await?;
-        match raw.value.to::<T>() {
-            Ok(value) => Ok(TaskResult { value, facts: raw.facts }),
-            Err(source) => Err(TaskFailure::Decode { id: self.id.to_string(), source }),
-        }
+        let result = self.result(self.timeout).await?;
+        self.typed(result)
     }
 
-    /// The same for at most `timeout`, whatever the client's options say.
+    /// The same for at most `timeout` this time, whatever the client's options say.
     ///
     /// # Errors
     /// As [`Handle::get`].
@@ -86,8 +84,8 @@ impl Handle {
         &mut self,
         timeout: Duration,
     ) -> Result<TaskResult<T>, TaskFailure> {
-        self.timeout = Some(timeout);
-        self.get().await
+        let result = self.result(Some(timeout)).await?;
+        self.typed(result)
     }
 
     /// The result as the exact JSON text that came.
@@ -95,7 +93,18 @@ impl Handle {
     /// # Errors
     /// As [`Handle::get`].
     pub async fn raw(&mut self) -> Result<TaskResult<RawJson>, TaskFailure> {
-        let last = match (self.last.take(), self.timeout) {
+        self.result(self.timeout).await
+    }
+
+    fn typed<T: DeserializeOwned>(&self, result: TaskResult<RawJson>) -> Result<TaskResult<T>, TaskFailure> {
+        match result.value.to::<T>() {
+            Ok(value) => Ok(TaskResult { value, facts: result.facts }),
+            Err(source) => Err(TaskFailure::Decode { id: self.id.to_string(), source }),
+        }
+    }
+
+    async fn result(&mut self, timeout: Option<Duration>) -> Result<TaskResult<RawJson>, TaskFailure> {
+        let last = match (self.last.take(), timeout) {
             (Some(last), _) => last,
             (None, None) => self.wait().await?,
             (None, Some(timeout)) => {
@@ -107,7 +116,10 @@ impl Handle {
                 waited?
             }
         };
-        self.read(*last)
+        let result = self.read(&last);
+        // It comes only once, and the caller may want it as another type.
+        self.last = Some(last);
+        result
     }
 
     async fn wait(&mut self) -> Result<Box<Last>, TaskFailure> {
@@ -127,23 +139,32 @@ impl Handle {
         let news = std::future::poll_fn(|context| self.waiting.poll(context)).await;
         match &news {
             News::Update(Update::State { state, .. }) => self.state.clone_from(state),
-            News::Last(last) => last.message.status.as_str().clone_into(&mut self.state),
+            News::Last(last) => {
+                if let Ok(message) = &last.message {
+                    message.status.as_str().clone_into(&mut self.state);
+                }
+            }
             News::Update(Update::ReplyLost) | News::Closed => {}
         }
         news
     }
 
-    fn read(&self, last: Last) -> Result<TaskResult<RawJson>, TaskFailure> {
-        let Last { message, facts } = last;
+    fn read(&self, last: &Last) -> Result<TaskResult<RawJson>, TaskFailure> {
+        let id = || self.id.to_string();
+        let message = match &last.message {
+            Ok(message) => message,
+            Err(reason) => return Err(TaskFailure::Unreadable { id: id(), reason: reason.clone() }),
+        };
+        let facts = last.facts.clone();
         match message.status {
-            State::Success => Ok(TaskResult { value: message.result, facts }),
+            State::Success => Ok(TaskResult { value: message.result.clone(), facts }),
             State::Revoked => {
-                let reason = RemoteError::read(&message).message;
-                Err(TaskFailure::Revoked { id: self.id.to_string(), reason })
+                let reason = RemoteError::read(message).message;
+                Err(TaskFailure::Revoked { id: id(), reason })
             }
             _ => {
-                let error = Box::new(RemoteError::read(&message));
-                Err(TaskFailure::Remote { id: self.id.to_string(), error, facts: Box::new(facts) })
+                let error = Box::new(RemoteError::read(message));
+                Err(TaskFailure::Remote { id: id(), error, facts: Box::new(facts) })
             }
         }
     }

@@ -31,7 +31,9 @@ pub enum Update {
 /// A task's last word.
 #[derive(Debug)]
 pub(crate) struct Last {
-    pub(crate) message: ResultMessage,
+    /// What a worker told, or why that can't be read, such as a result in another serializer. Whatever else it tells
+    /// would come in the same form.
+    pub(crate) message: Result<ResultMessage, String>,
     pub(crate) facts: Facts,
 }
 
@@ -79,6 +81,10 @@ impl Waiting {
             }
             mailbox.updates.push_back(update);
         });
+    }
+
+    fn end(&self, last: Last) {
+        self.tell(|mailbox| mailbox.last = Some(Box::new(last)));
     }
 
     /// The next news; updates first.
@@ -143,11 +149,19 @@ impl Pending {
         };
         let Some(waiting) = waiting else { return false };
         if ends {
-            waiting.tell(|mailbox| mailbox.last = Some(Box::new(Last { message, facts })));
+            waiting.end(Last { message: Ok(message), facts });
         } else {
             let state = message.status.as_str().to_owned();
             waiting.update(Update::State { state, meta: message.result, facts });
         }
+        true
+    }
+
+    /// Ends the wait for `id`: what came for it can't be read. False when nobody waits for it.
+    pub(crate) fn unreadable(&self, id: &str, reason: &str) -> bool {
+        let waiting = self.lock().waiting.remove(id);
+        let Some(waiting) = waiting else { return false };
+        waiting.end(Last { message: Err(reason.to_owned()), facts: Facts::default() });
         true
     }
 

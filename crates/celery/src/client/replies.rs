@@ -143,7 +143,12 @@ pub(crate) async fn read(mut consumer: Consumer, pending: Arc<Pending>) {
                     tracing::debug!(task = id, "a result came that nobody waits for");
                 }
             }
-            Err(refusal) => tracing::warn!(reason = %refusal.reason, "a malformed result was thrown away"),
+            Err(refusal) => {
+                let id = refusal.id.as_deref();
+                if !id.is_some_and(|id| pending.unreadable(id, &refusal.reason)) {
+                    tracing::warn!(task = id, reason = %refusal.reason, "a malformed result was thrown away");
+                }
+            }
         }
     }
     pending.close();

@@ -123,6 +123,18 @@ fn a_rust_client_and_a_python_worker() {
 }
 
 #[test]
+fn a_pickled_result_is_an_error_and_no_wait() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _python = PythonWorker::writing("python_pickle", "pickle").await;
+        let client = client(&broker).await;
+        let mut handle = client.send(Task::new("peer.add").arg(&1).queue("python_pickle")).await.unwrap();
+        let failure = handle.get::<i64>().await.unwrap_err();
+        assert!(matches!(failure, TaskFailure::Unreadable { .. }), "{failure:?}");
+    });
+}
+
+#[test]
 fn celerys_own_tools_see_a_rust_worker() {
     run(async {
         let broker = rabbitmq().await;

@@ -109,7 +109,13 @@ pub(crate) struct PythonWorker {
 
 impl PythonWorker {
     pub(crate) async fn start(queue: &str) -> Self {
+        Self::writing(queue, "json").await
+    }
+
+    /// One that writes its results in this serializer.
+    pub(crate) async fn writing(queue: &str, serializer: &str) -> Self {
         let mut command = python(queue);
+        command.env("PEER_RESULT_SERIALIZER", serializer);
         command.args(["-m", "celery", "-A", "peer", "worker", "-Q", queue]);
         // Two workers of one name would want the same exclusive queue.
         command.args(["-n", &format!("{queue}@peer")]);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{client, on_both_brokers, options, start};
-use regatta_celery::transport::{Broker, Queue, Topology};
+use regatta_celery::transport::{Broker, Properties, Publishing, Queue, Topology};
 use regatta_celery::{
     App, Context, Prefetch, Retry, Task, TaskError, TaskFailure, TaskOptions, Update, WorkerEnd, WorkerError,
     WorkerOptions,
@@ -18,6 +18,8 @@ on_both_brokers! {
     arguments_that_dont_fit_are_a_failure
     a_panic_is_a_failure_and_the_worker_goes_on
     errors_carry_their_name_and_message
+    a_result_may_be_read_again_and_as_another_type
+    a_result_that_cant_be_read_ends_the_wait
     what_isnt_its_own_is_refused_and_dead_lettered
     thousands_of_handles_at_once
     slots_bound_what_runs
@@ -137,6 +139,57 @@ async fn errors_carry_their_name_and_message(broker: Broker) {
     let mut handle = client.send(Task::new("parse").arg(&"7").queue("errors")).await.unwrap();
     let failure = handle.get::<String>().await.unwrap_err();
     assert!(matches!(failure, TaskFailure::Decode { .. }), "{failure:?}");
+}
+
+async fn a_result_may_be_read_again_and_as_another_type(broker: Broker) {
+    let (app, runs, may_end) = gated();
+    let app = app.task("fail", |_: Context, (): ()| async move { Err::<(), _>(TaskError::failed("no")) });
+    let _worker = start(&app, &broker, options("again")).await;
+    let client = client(&broker).await;
+    let mut handle = client.send(Task::new("gated").queue("again")).await.unwrap();
+    runs.acquire().await.unwrap().forget();
+    let failure = handle.get_within::<bool>(Duration::ZERO).await.unwrap_err();
+    assert!(matches!(failure, TaskFailure::Timeout { .. }), "{failure:?}");
+    may_end.add_permits(1);
+    // The client's own patience counts again.
+    let failure = handle.get::<Vec<u8>>().await.unwrap_err();
+    assert!(matches!(failure, TaskFailure::Decode { .. }), "{failure:?}");
+    assert_eq!(handle.raw().await.unwrap().value.as_str(), "false");
+    assert!(!handle.get::<bool>().await.unwrap().value);
+    assert!(handle.next_update().await.is_none());
+    let mut handle = client.send(Task::new("fail").queue("again")).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(remote(handle.get::<()>().await).message, "no");
+    }
+}
+
+async fn a_result_that_cant_be_read_ends_the_wait(broker: Broker) {
+    let (app, runs, _may_end) = gated();
+    let _worker = start(&app, &broker, options("unreadable")).await;
+    let client = client(&broker).await;
+    let mut handle = client.send(Task::new("gated").queue("unreadable")).await.unwrap();
+    runs.acquire().await.unwrap().forget();
+    let pickled = Properties {
+        content_type: Some("application/x-python-serialize".into()),
+        correlation_id: Some(handle.id().to_owned()),
+        ..Properties::json(1)
+    };
+    let publishing = Publishing {
+        exchange: "".into(),
+        routing_key: client.reply_to().to_owned(),
+        properties: pickled,
+        body: (&b"\x80\x04."[..]).into(),
+        mandatory: true,
+    };
+    broker.publish(publishing).await.unwrap();
+    for _ in 0..2 {
+        let failure = handle.get::<bool>().await.unwrap_err();
+        assert!(
+            matches!(&failure, TaskFailure::Unreadable { reason, .. } if reason.contains("x-python-serialize")),
+            "{failure:?}"
+        );
+    }
+    assert_eq!(client.pending(), 0);
 }
 
 async fn what_isnt_its_own_is_refused_and_dead_lettered(broker: Broker) {

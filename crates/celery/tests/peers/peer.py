@@ -17,6 +17,7 @@ app.conf.update(
     task_default_queue=os.environ.get("PEER_QUEUE", "python"),
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
+    result_serializer=os.environ.get("PEER_RESULT_SERIALIZER", "json"),
 )
 
 
