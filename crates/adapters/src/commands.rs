@@ -9,7 +9,7 @@ use std::sync::Arc;
 use regatta_model::{Digest, Listed, Outcome, Record, Suite, SuiteName, TestId, Unit};
 
 use crate::seam::{
-    Adapter, AdapterError, Ended, Exit, Invocation, Listing, ListingStep, Runner, TestProcess,
+    Adapter, AdapterError, Ended, Exit, Invocation, Listing, ListingStep, Place, Runner, TestProcess,
 };
 use crate::text;
 
@@ -199,8 +199,9 @@ impl Adapter for Commands {
         None
     }
 
-    fn runner(&self, tree: &Path, _prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
-        Ok(Runner::Each(Box::new(OneCommand { inner: Arc::clone(&self.inner), tree: tree.to_owned() })))
+    fn runner(&self, place: Place<'_>, _prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+        let tree = place.tree.to_owned();
+        Ok(Runner::Each(Box::new(OneCommand { inner: Arc::clone(&self.inner), tree })))
     }
 }
 
@@ -361,7 +362,8 @@ mod tests {
 
     #[test]
     fn the_exit_status_judges() {
-        let Runner::Each(runner) = suite("a: true x").unwrap().runner(Path::new("/t"), None).unwrap() else {
+        let place = Place { tree: Path::new("/t"), slot: 0, slots: 1 };
+        let Runner::Each(runner) = suite("a: true x").unwrap().runner(place, None).unwrap() else {
             panic!("one process each");
         };
         let invocation = runner.invocation("a").unwrap();

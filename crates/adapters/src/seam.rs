@@ -154,11 +154,22 @@ pub trait Adapter: Send + Sync {
         false
     }
 
-    /// How this worker runs the suite's tests. `prepared` is what the dispatcher's listing ended with.
+    /// How this slot runs the suite's tests. `prepared` is what the dispatcher's listing ended with.
     ///
     /// # Errors
     /// When the tree here isn't the prepared one, or a program is missing.
-    fn runner(&self, tree: &Path, prepared: Option<&Digest>) -> Result<Runner, AdapterError>;
+    fn runner(&self, place: Place<'_>, prepared: Option<&Digest>) -> Result<Runner, AdapterError>;
+}
+
+/// Where tests run.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The worker's tree.
+    pub tree: &'a Path,
+    /// The number of its slot, from 0. Of the tests that a worker runs at a time, no two have the same.
+    pub slot: usize,
+    /// How many slots it has.
+    pub slots: usize,
 }
 
 /// How tests run.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use regatta_adapters::{Adapter, Cargo, CargoConfig, Ended, Exit, Invocation, ListingStep, Runner};
+use regatta_adapters::{Adapter, Cargo, CargoConfig, Ended, Exit, Invocation, ListingStep, Place, Runner};
 use regatta_model::{Digest, Time};
 
 fn run(invocation: &Invocation) -> Ended {
@@ -57,7 +57,8 @@ fn every_way_to_end_has_its_verdict() {
     let env = vec![("CARGO_TARGET_DIR".to_owned(), target), ("RUST_BACKTRACE".to_owned(), "0".to_owned())];
     let cargo = Cargo::new(CargoConfig { env, ..CargoConfig::new(&tree) });
     let (tests, prepared) = list(&cargo);
-    let Runner::Each(runner) = cargo.runner(&tree, prepared.as_ref()).unwrap() else {
+    let place = Place { tree: &tree, slot: 0, slots: 1 };
+    let Runner::Each(runner) = cargo.runner(place, prepared.as_ref()).unwrap() else {
         panic!("a process each")
     };
     let said: BTreeMap<String, String> = tests
@@ -114,5 +115,5 @@ fn every_way_to_end_has_its_verdict() {
         run(&invocation)
     });
     assert!(!missing.outcome.is_good(), "exit status 0 of a binary that knows no such test");
-    assert!(cargo.runner(&tree, Some(&Digest::from("0"))).is_err(), "another build's digest");
+    assert!(cargo.runner(place, Some(&Digest::from("0"))).is_err(), "another build's digest");
 }

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use regatta_adapters::{
-    Adapter, Ended, Exit, Invocation, ListingStep, Pytest, PytestConfig, Runner, WarmFact, WarmSession,
+    Adapter, Ended, Exit, Invocation, ListingStep, Place, Pytest, PytestConfig, Runner, WarmFact, WarmSession,
 };
 use regatta_model::{Item, Outcome, Record, Time};
 
@@ -75,7 +75,8 @@ struct Warm {
 
 impl Warm {
     fn new(pytest: &Pytest, tree: &Path) -> Self {
-        let Runner::Warm(session) = pytest.runner(tree, None).unwrap() else { panic!("a warm process") };
+        let place = Place { tree, slot: 3, slots: 4 };
+        let Runner::Warm(session) = pytest.runner(place, None).unwrap() else { panic!("a warm process") };
         Self { session, process: None }
     }
 
@@ -193,6 +194,45 @@ fn tracebacks_name_the_plugins_own_lines_and_a_project_sees_none_of_its_modules(
         assert!(text.lines().any(|frame| frame == format!("<regatta/{file}>|{line}")), "{file}: {text}");
     }
     assert_eq!(text.lines().last(), Some("[]"), "{text}");
+}
+
+/// As xdist's documentation has it: what is made once is kept beside the folders of all workers. What an earlier run left
+/// must not be found there.
+const FOR_XDIST: &str = r#"
+import os
+import pytest
+
+@pytest.fixture(scope="session")
+def database(worker_id, tmp_path_factory):
+    made = tmp_path_factory.getbasetemp().parent / "made"
+    assert not made.exists()
+    made.write_text(worker_id)
+    return f"database-{worker_id}"
+
+def test_slot(database, tmp_path, pytestconfig):
+    assert database == "database-gw3"
+    assert tmp_path.parent.name == "popen-gw3"
+    assert os.environ["PYTEST_XDIST_WORKER"] == "gw3"
+    assert os.environ["PYTEST_XDIST_WORKER_COUNT"] == "4"
+    assert not hasattr(pytestconfig, "workerinput")
+"#;
+
+#[test]
+fn what_was_written_for_xdist_finds_its_slot() {
+    let (tree, pytest) = project();
+    std::fs::write(tree.path().join("test_slot.py"), FOR_XDIST).unwrap();
+    let own = "import pytest\n\n@pytest.fixture\ndef worker_id():\n    return 'own'\n\n\
+        def test_own(worker_id):\n    assert worker_id == 'own'\n";
+    std::fs::write(tree.path().join("test_own.py"), own).unwrap();
+    for _ in 0..2 {
+        let mut warm = Warm::new(&pytest, tree.path());
+        let (records, crashed) =
+            warm.ask(&["test_slot.py", "test_own.py"].map(|name| Item::Unit(name.into())));
+        assert_eq!(crashed, None);
+        for (test, record) in records {
+            assert_eq!(record.outcome, Outcome::Passed, "{test}: {}", record.output.text);
+        }
+    }
 }
 
 #[test]

@@ -95,6 +95,16 @@ impl BaseEnv {
         Self { entries: Arc::new(entries.collect()) }
     }
 
+    /// The same with these variables, in the place of those that have their names.
+    #[must_use]
+    pub fn with(&self, vars: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let added: Vec<Entry> =
+            vars.into_iter().filter_map(|(name, value)| Entry::new(name, value)).collect();
+        let is_new = |entry: &&Entry| added.iter().all(|added| added.name() != entry.name());
+        let kept: Vec<Entry> = self.entries.iter().filter(is_new).cloned().collect();
+        Self { entries: Arc::new(kept.into_iter().chain(added).collect()) }
+    }
+
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -210,5 +220,19 @@ mod tests {
         let error = SandboxError::Exec { program: "a".into(), source };
         assert_eq!(error.with_causes(), "a can't be executed: no leave");
         assert_eq!(SandboxError::NotFound { program: "b".into() }.with_causes().matches(": ").count(), 0);
+    }
+
+    #[test]
+    fn variables_take_the_place_of_their_names() {
+        let vars = |vars: &[(&str, &str)]| -> Vec<(OsString, OsString)> {
+            vars.iter().map(|&(name, value)| (name.into(), value.into())).collect()
+        };
+        let base = BaseEnv::new(vars(&[("A", "1"), ("AB", "2"), ("B", "3")]));
+        let env = base.with(vars(&[("A", "4"), ("C", "5"), ("", "no name")]));
+        let texts = |env: &BaseEnv| -> Vec<String> {
+            env.entries().iter().map(|entry| entry.text.to_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(texts(&env), ["AB=2", "B=3", "A=4", "C=5"]);
+        assert_eq!(texts(&base), ["A=1", "AB=2", "B=3"]);
     }
 }

@@ -67,9 +67,10 @@ impl BatchTask {
             fence: config.fence.clone(),
             gate: Gate::of_cores(),
             worker: WorkerName(config.name.clone()),
+            slots: config.slots,
             kill: Cancel::new().map_err(std::io::Error::other)?,
         };
-        let pool = Pool::start(config.slots, &ground)?;
+        let pool = Pool::start(&ground)?;
         if let Some(Ahead { run, slots }) = &config.ahead {
             for adapter in config.adapters.iter().filter(|adapter| adapter.starts_ahead()) {
                 (0..*slots).for_each(|_| pool.start_ahead(run, adapter));

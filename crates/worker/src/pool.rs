@@ -51,15 +51,15 @@ impl Pool {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(slots: usize, ground: &Ground) -> std::io::Result<Self> {
+    pub(crate) fn start(ground: &Ground) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { free: Semaphore::new(0), idle: Mutex::new(Some(Vec::new())) });
         let pool = Self { shared, threads: Mutex::default(), kill: ground.kill.clone() };
-        for number in 1..=slots {
+        for number in 0..ground.slots {
             let (tasks, received) = sync_channel(1);
             let (shared, ground) = (Arc::clone(&pool.shared), ground.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("slot-{number}"))
-                .spawn(move || work(Slot::new(ground), &received, &shared))?;
+                .spawn(move || work(Slot::new(ground, number), &received, &shared))?;
             pool.threads().push(thread);
             let _ = pool.shared.put_back(Handle { tasks, knows: Vec::new() });
         }

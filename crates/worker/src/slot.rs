@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use regatta_adapters::{Adapter, AdapterError, Ended, Exit, Runner, TestProcess};
+use regatta_adapters::{Adapter, AdapterError, Ended, Exit, Place, Runner, TestProcess};
 use regatta_model::{
     BatchEnd, BatchOrder, Digest, Fact, Fault, FaultKind, Item, OrderItem, Outcome, Record, RunId, SuiteName,
     TeardownFailed, Token, WorkerName,
@@ -27,6 +27,12 @@ pub(crate) const RUNNERS_MAX: usize = 4;
 /// its tests shared must go nevertheless.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
+/// The variable that tells a process the number of its slot.
+const SLOT_VAR: &str = "REGATTA_SLOT";
+
+/// The variable that tells a process the name of its worker.
+const WORKER_VAR: &str = "REGATTA_WORKER";
+
 /// How many failed teardowns a slot remembers.
 const FAILED_MAX: usize = 64;
 
@@ -44,6 +50,8 @@ pub(crate) struct Ground {
     pub(crate) gate: Arc<Gate>,
     /// Whose slots they are.
     pub(crate) worker: WorkerName,
+    /// How many they are.
+    pub(crate) slots: usize,
     /// Fires when nothing is to end in good order any more.
     pub(crate) kill: Cancel,
 }
@@ -94,6 +102,8 @@ struct Kept {
 /// A slot's state between batches.
 pub(crate) struct Slot {
     ground: Ground,
+    /// From 0.
+    number: usize,
     /// The last used one is last.
     kept: Vec<Kept>,
     /// What could not be taken down in good order, so far.
@@ -127,8 +137,12 @@ impl Sink<'_> {
 }
 
 impl Slot {
-    pub(crate) fn new(ground: Ground) -> Self {
-        Self { ground, kept: Vec::new(), failed: Vec::new() }
+    /// Its processes learn from their environment which slot they run in: what is there once on a machine, such as a port,
+    /// can be chosen by it.
+    pub(crate) fn new(mut ground: Ground, number: usize) -> Self {
+        let vars = [(SLOT_VAR, number.to_string()), (WORKER_VAR, ground.worker.0.clone())];
+        ground.fence.env = ground.fence.env.with(vars.map(|(name, value)| (name.into(), value.into())));
+        Self { ground, number, kept: Vec::new(), failed: Vec::new() }
     }
 
     /// How long it may wait for a batch before [`Slot::let_go`] has something to do; none for as long as it likes.
@@ -221,7 +235,8 @@ impl Slot {
             let oldest = self.kept.remove(0);
             self.finish(vec![oldest]);
         }
-        Ok(match adapter.runner(&self.ground.tree, key.prepared.as_ref())? {
+        let place = Place { tree: &self.ground.tree, slot: self.number, slots: self.ground.slots };
+        Ok(match adapter.runner(place, key.prepared.as_ref())? {
             Runner::Each(runner) => Hand::Each(runner),
             Runner::Warm(session) => Hand::Warm(Box::new(Warm::new(session, Arc::clone(&self.ground.gate)))),
         })

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use regatta_model::{Digest, Suite, SuiteName, Unit};
 
-use crate::seam::{Adapter, AdapterError, Listing, Runner};
+use crate::seam::{Adapter, AdapterError, Listing, Place, Runner};
 use listing::CargoListing;
 use prepared::Prepared;
 use process::CargoTest;
@@ -98,7 +98,8 @@ impl Adapter for Cargo {
         None
     }
 
-    fn runner(&self, tree: &Path, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+    fn runner(&self, place: Place<'_>, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+        let tree = place.tree;
         let prepared = Prepared::read(tree, &self.config.suite, prepared)?;
         let test = CargoTest::new(Arc::clone(&self.config), tree, prepared, Arc::clone(&self.verified));
         Ok(Runner::Each(Box::new(test)))

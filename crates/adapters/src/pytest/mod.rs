@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use regatta_model::{Digest, Suite, SuiteName, Unit};
 
 use crate::digest;
-use crate::seam::{Adapter, AdapterError, Ended, Invocation, Listing, Runner};
+use crate::seam::{Adapter, AdapterError, Ended, Invocation, Listing, Place, Runner};
 use listing::PytestListing;
 use session::PytestSession;
 
@@ -28,11 +28,12 @@ use session::PytestSession;
 const LOADER: &str = include_str!("plugin/loader.py");
 
 /// The plugin's modules, each after those that it imports. The last has the process's `main`.
-const PLUGIN: [(&str, &str); 6] = [
+const PLUGIN: [(&str, &str); 7] = [
     ("channel", include_str!("plugin/channel.py")),
     ("record", include_str!("plugin/record.py")),
     ("fixtures", include_str!("plugin/fixtures.py")),
     ("tree", include_str!("plugin/tree.py")),
+    ("slot", include_str!("plugin/slot.py")),
     ("plugin", include_str!("plugin/plugin.py")),
     ("process", include_str!("plugin/process.py")),
 ];
@@ -176,7 +177,8 @@ impl Adapter for Pytest {
         true
     }
 
-    fn runner(&self, tree: &Path, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+    fn runner(&self, place: Place<'_>, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+        let tree = place.tree;
         let differs = |listed: &&Digest| digest::of_tree(tree, SOURCES).as_ref() != Some(listed);
         if prepared.filter(differs).is_some() {
             return Err(AdapterError::NotPrepared(format!(
@@ -184,7 +186,7 @@ impl Adapter for Pytest {
                 tree.display()
             )));
         }
-        Ok(Runner::Warm(Box::new(PytestSession::new(Arc::clone(&self.config), tree))))
+        Ok(Runner::Warm(Box::new(PytestSession::new(Arc::clone(&self.config), place))))
     }
 }
 

@@ -8,7 +8,7 @@ use regatta_model::{Item, Outcome, Output, Phase, Record, Time};
 use serde::Deserialize;
 
 use super::PytestConfig;
-use crate::seam::{AdapterError, Ended, Exit, Invocation, WarmFact, WarmSession};
+use crate::seam::{AdapterError, Ended, Exit, Invocation, Place, WarmFact, WarmSession};
 use crate::text;
 
 /// How much of the output of a killed test is kept: its last part.
@@ -51,14 +51,21 @@ impl From<Said> for Record {
 pub(super) struct PytestSession {
     config: Arc<PytestConfig>,
     tree: PathBuf,
+    /// What tells it its slot, as pytest-xdist tells its workers theirs: suites that were written for it choose ports and
+    /// databases by it.
+    slot: [(String, String); 2],
     /// Where pytest captures output, so that it outlives a killed process. None when there is no place for it.
     folder: Option<tempfile::TempDir>,
 }
 
 impl PytestSession {
-    pub(super) fn new(config: Arc<PytestConfig>, tree: &Path) -> Self {
+    pub(super) fn new(config: Arc<PytestConfig>, place: Place<'_>) -> Self {
         let folder = tempfile::Builder::new().prefix("regatta-pytest-").tempdir().ok();
-        Self { config, tree: tree.to_owned(), folder }
+        let slot = [
+            ("PYTEST_XDIST_WORKER".to_owned(), format!("gw{}", place.slot)),
+            ("PYTEST_XDIST_WORKER_COUNT".to_owned(), place.slots.to_string()),
+        ];
+        Self { config, tree: place.tree.to_owned(), slot, folder }
     }
 
     /// What the test that ran last had printed into pytest's capture.
@@ -82,7 +89,11 @@ fn tail(path: &Path) -> std::io::Result<(Vec<u8>, u64)> {
 
 impl WarmSession for PytestSession {
     fn invocation(&self) -> Invocation {
-        self.config.invocation(&self.tree, self.folder.as_ref().map(tempfile::TempDir::path))
+        let folder = self.folder.as_ref().map(tempfile::TempDir::path);
+        let mut invocation = self.config.invocation(&self.tree, folder);
+        // Of two with one name the last counts: the suite's own configuration has its way.
+        invocation.env.splice(0..0, self.slot.iter().cloned());
+        invocation
     }
 
     fn request(&self, items: &[Item]) -> Vec<u8> {
@@ -129,12 +140,35 @@ impl WarmSession for PytestSession {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::time::Duration;
 
     use super::*;
 
     fn session() -> PytestSession {
-        PytestSession::new(Arc::new(PytestConfig::new(Path::new("/tree"))), Path::new("/tree"))
+        of(PytestConfig::new(Path::new("/tree")))
+    }
+
+    fn of(config: PytestConfig) -> PytestSession {
+        let place = Place { tree: Path::new("/tree"), slot: 2, slots: 4 };
+        PytestSession::new(Arc::new(config), place)
+    }
+
+    #[test]
+    fn it_is_told_its_slot_as_an_xdist_worker_unless_the_suite_says_otherwise() {
+        let said = |config: PytestConfig| {
+            let vars = of(config).invocation().env.into_iter();
+            vars.filter(|(name, _)| name.starts_with("PYTEST_XDIST")).collect::<HashMap<_, _>>()
+        };
+        let mut config = PytestConfig::new(Path::new("/tree"));
+        let mut expected = HashMap::from(
+            [("PYTEST_XDIST_WORKER", "gw2"), ("PYTEST_XDIST_WORKER_COUNT", "4")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        assert_eq!(said(config.clone()), expected);
+        config.env.push(("PYTEST_XDIST_WORKER".into(), "gw7".into()));
+        expected.insert("PYTEST_XDIST_WORKER".into(), "gw7".into());
+        assert_eq!(said(config), expected);
     }
 
     #[test]

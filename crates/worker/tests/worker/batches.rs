@@ -384,3 +384,28 @@ async fn slots_run_side_by_side() {
         done += usize::from(ground.next().await.status == State::Success);
     }
 }
+
+#[tokio::test]
+async fn tests_that_run_at_the_same_time_know_their_slots() {
+    let mut ground = Ground::new().await;
+    let _working = ground.work("regatta-1@here", 2);
+    for suite in ["scripts", "peer"] {
+        // Each ends only when the other has begun.
+        let test = |own: &str| {
+            format!(
+                "touch {suite}-$REGATTA_SLOT; until [ -e {suite}-0 ] && [ -e {suite}-1 ]; do sleep 0.01; done; \
+                 echo {own} >/dev/null; echo $REGATTA_SLOT $REGATTA_WORKER >> {suite}"
+            )
+        };
+        ground.send(&order(suite, &[&test("a")])).await;
+        ground.send(&order(suite, &[&test("b")])).await;
+        let mut done = 0;
+        while done < 2 {
+            done += usize::from(ground.next().await.status == State::Success);
+        }
+        let said = std::fs::read_to_string(ground.tree.path().join(suite)).unwrap();
+        let mut said: Vec<&str> = said.lines().collect();
+        said.sort_unstable();
+        assert_eq!(said, ["0 regatta-1@here", "1 regatta-1@here"], "{suite}");
+    }
+}

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regatta_adapters::{
-    Adapter, AdapterError, Ended, Exit, Invocation, Listing, Runner, TestProcess, WarmFact, WarmSession,
+    Adapter, AdapterError, Ended, Exit, Invocation, Listing, Place, Runner, TestProcess, WarmFact,
+    WarmSession,
 };
 use regatta_celery::transport::{Broker, Exchange, Queue, Topology};
 use regatta_celery::wire::{ResultMessage, State};
@@ -257,10 +258,10 @@ impl Adapter for Scripts {
         None
     }
 
-    fn runner(&self, tree: &Path, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
+    fn runner(&self, place: Place<'_>, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {
         match prepared {
             Some(digest) => Err(AdapterError::NotPrepared(format!("no manifest {digest}"))),
-            None => Ok(Runner::Each(Box::new(Script(tree.into())))),
+            None => Ok(Runner::Each(Box::new(Script(place.tree.into())))),
         }
     }
 }
@@ -335,8 +336,8 @@ impl Adapter for Peer {
         true
     }
 
-    fn runner(&self, tree: &Path, _: Option<&Digest>) -> Result<Runner, AdapterError> {
-        Ok(Runner::Warm(Box::new(Warm(tree.into()))))
+    fn runner(&self, place: Place<'_>, _: Option<&Digest>) -> Result<Runner, AdapterError> {
+        Ok(Runner::Warm(Box::new(Warm(place.tree.into()))))
     }
 }
 

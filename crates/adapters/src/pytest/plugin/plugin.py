@@ -16,6 +16,7 @@ import traceback
 from .channel import Clock
 from .fixtures import forget_collected, forget_failed, forget_subtests, keep_conftests
 from .record import Fold, clean, collect_record, first_line
+from .slot import xdist_slot
 from .tree import Tree, Unit, collecting, unit_of
 
 LIST_BEGIN = "<<regatta-units>>"
@@ -57,6 +58,10 @@ class Regatta:
         for option, value in neutral.items():
             if hasattr(config.option, option):
                 setattr(config.option, option, value)
+        slot = xdist_slot(config)
+        if slot is not None:
+            # Of fixtures of plugins the last counts, and xdist is there by now; a project's own go before all of them.
+            config.pluginmanager.register(slot)
 
     def pytest_sessionstart(self, session):
         session.perform_collect = lambda args=None, genitems=True: self.collect_roots(session)
