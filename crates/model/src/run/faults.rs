@@ -1,9 +1,10 @@
 //! Batches that could not be run at all: what that costs their tests, and how long their lane rests.
 //!
 //! A broken worker takes batches faster than all good ones together, so a lane rests after such a batch, to leave the
-//! others time, and tests pay only for a worker that may be right: not for one that never brought a result of the lane
-//! where others did. The lane is given up when nobody brings a result.
+//! others time, and a test pays for a refusal only when nobody is left who may see it otherwise: whoever else brought
+//! results of the lane, or is at work on it, has refused that test too. The lane is given up when nobody brings a result.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Run, sorted};
@@ -31,9 +32,9 @@ impl Run {
     pub(super) fn cannot_run(&mut self, now: Time, id: &BatchId, reason: &str, fault: &Fault) {
         let Some(batch) = self.batches.get(id) else { return };
         let (lane, lease) = (batch.lane.clone(), batch.lease);
-        let charged = self.is_credible(&lane, batch.worker.as_ref());
+        let charged = self.refused(id);
         let rounds = self.rest(now, &lane, lease);
-        self.take_back(id, reason, fault, |_| charged);
+        self.take_back(id, reason, fault, |item| charged.contains(item));
         if rounds >= ROUNDS_MAX {
             self.give_up_planned(fault, |planned| *planned == lane);
         }
@@ -106,11 +107,29 @@ impl Run {
         trouble.rounds
     }
 
-    /// Whether the tests are as likely to blame as the worker: it brought results of this lane, or nobody did. What
-    /// isn't charged ends all the same: a good worker takes it some time, or the lane is given up.
-    fn is_credible(&self, lane: &Lane, worker: Option<&WorkerName>) -> bool {
-        let Some(good) = self.good_workers.get(lane) else { return true };
-        worker.is_none_or(|worker| good.contains(worker))
+    /// Notes who refused what is open in a batch, and gives the items that nobody is left for. What isn't charged ends
+    /// all the same: somebody takes it some time, or the lane is given up.
+    fn refused(&mut self, id: &BatchId) -> HashSet<Item> {
+        let Some(batch) = self.batches.get(id) else { return HashSet::new() };
+        // Where nobody took it nobody refused it.
+        let Some(worker) = &batch.worker else { return batch.open.clone() };
+        let lane = &batch.lane;
+        let at_work = self.batches.values().filter(|other| other.lane == *lane);
+        let able: HashSet<&WorkerName> = (at_work.filter_map(|other| other.worker.as_ref()))
+            .chain(self.good_workers.get(lane).into_iter().flatten())
+            .collect();
+        let mut charged = HashSet::new();
+        for item in &batch.open {
+            let at = (lane.suite.clone(), item.clone());
+            let Some(subject) = self.subjects.get_mut(&at) else { continue };
+            if !subject.refused_by.contains(worker) {
+                subject.refused_by.push(worker.clone());
+            }
+            if able.iter().all(|able| subject.refused_by.contains(able)) {
+                charged.insert(at.1);
+            }
+        }
+        charged
     }
 
     /// A worker runs this lane's batches. A rest goes on to its end, or a broken worker would have what comes next.

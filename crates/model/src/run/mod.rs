@@ -61,6 +61,8 @@ struct Subject {
     losses: u32,
     /// How often it was in a batch that came back before anybody had begun it.
     returns: u32,
+    /// Who could not run it.
+    refused_by: Vec<WorkerName>,
 }
 
 /// A batch that is out.
@@ -269,7 +271,7 @@ impl Run {
 
     fn admit(&mut self, suite: SuiteName, item: Item, unit: Option<Unit>) {
         let at = (suite, item);
-        let subject = Subject { stage: Stage::Planned, unit, attempt: 1, losses: 0, returns: 0 };
+        let subject = Subject::new(Stage::Planned, unit);
         if self.subjects.insert(at.clone(), subject).is_none() {
             self.open_subjects += 1;
         }

@@ -68,7 +68,7 @@ impl Run {
             }
             let (attempt, losses) = known.map_or((1, 0), |subject| (subject.attempt, subject.losses));
             let stage = Stage::Out(open.clone());
-            let subject = Subject { stage, unit: Some(unit.clone()), attempt, losses, returns: 0 };
+            let subject = Subject { attempt, losses, ..Subject::new(stage, Some(unit.clone())) };
             self.subjects.insert(at.clone(), subject);
             batch.open.insert(at.1);
             fresh.push(name);
@@ -186,7 +186,7 @@ impl Run {
         let unit = (at.0.clone(), Item::Unit(item_name(&at.1).to_owned()));
         self.open_subjects += 1;
         let stage = Stage::Out(Open { token, batch: id.clone() });
-        let subject = Subject { stage, unit: None, attempt: 1, losses: 0, returns: 0 };
+        let subject = Subject::new(stage, None);
         self.subjects.insert(at.clone(), subject);
         if let Some(batch) = self.batches.get_mut(id) {
             batch.open.remove(&unit.1);
@@ -317,6 +317,10 @@ impl Run {
 }
 
 impl Subject {
+    pub(super) fn new(stage: Stage, unit: Option<Unit>) -> Self {
+        Self { stage, unit, attempt: 1, losses: 0, returns: 0, refused_by: Vec::new() }
+    }
+
     fn open(&self, batch: &BatchId) -> Option<Open> {
         match &self.stage {
             Stage::Out(open) if open.batch == *batch => Some(open.clone()),

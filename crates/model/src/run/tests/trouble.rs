@@ -563,3 +563,65 @@ fn what_a_good_worker_can_not_run_is_charged_and_so_is_what_it_leaves_to_a_broke
         assert_eq!(fault_of(&story, "b"), no_python());
     }
 }
+
+/// A run that bears three losses, as `regatta run` does.
+fn fleet(tests: usize, slots_hint: usize) -> Story {
+    let mut order = Story::new(Policy { losses_max: 3, ..policy() }).run.order;
+    order.slots_hint = slots_hint;
+    let mut story = Story::of(order);
+    story.list_names(&names(0..tests));
+    story
+}
+
+#[test]
+fn a_refusal_is_not_final_while_another_worker_is_at_work_that_has_no_result_yet() {
+    let mut story = fleet(4, 4);
+    let begun = story.take();
+    story.say(&begun, "good", Vec::new());
+    // Its first result takes longer than four refusals.
+    for _ in 0..6 {
+        while !story.sent.is_empty() {
+            let batch = story.take();
+            story.on(faulted(&batch));
+        }
+        story.say(&begun, "good", Vec::new());
+        story.wait(300);
+    }
+    assert_eq!(story.record.totals().unjudged, 0);
+    story.work(&begun, "good", Outcome::Passed);
+    while !story.sent.is_empty() {
+        let batch = story.take();
+        story.work(&batch, "good", Outcome::Passed);
+    }
+    assert!(story.run.is_finished());
+    assert_eq!(story.record.totals().passed, 4);
+}
+
+#[test]
+fn what_one_of_two_good_workers_refuses_is_left_to_the_other() {
+    for other_can in [true, false] {
+        let mut story = fleet(9, 2);
+        let special = "t3";
+        let asks =
+            |batch: &(BatchId, BatchOrder)| batch.1.items.iter().any(|item| item_name(&item.item) == special);
+        let mut refusals = 0;
+        while !story.run.is_finished() {
+            let sent = std::mem::take(&mut story.sent);
+            for (at, batch) in sent.into_iter().enumerate() {
+                // Both bring results. One lacks what a test needs, and is first at the queue six times.
+                let lacks = if asks(&batch) { refusals < 6 } else { at % 2 == 0 };
+                let worker = if lacks { "lacks" } else { "has" };
+                if asks(&batch) && (worker == "lacks" || !other_can) {
+                    refusals += 1;
+                    story.end(&batch, worker, BatchEnd::Faulted(no_python()));
+                } else {
+                    story.work(&batch, worker, Outcome::Passed);
+                }
+            }
+            story.wait(300);
+        }
+        let totals = story.record.totals();
+        let expected = if other_can { (9, 0) } else { (8, 1) };
+        assert_eq!((totals.passed, totals.unjudged), expected, "other_can: {other_can}");
+    }
+}
