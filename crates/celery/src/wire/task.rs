@@ -174,15 +174,15 @@ impl TaskMessage {
             eta: text(headers, "eta")?,
             expires: text(headers, "expires")?,
             timelimit: timelimit(headers.get("timelimit"))?,
-            argsrepr: text(headers, "argsrepr")?,
-            kwargsrepr: text(headers, "kwargsrepr")?,
-            origin: text(headers, "origin")?,
+            argsrepr: shown(headers, "argsrepr"),
+            kwargsrepr: shown(headers, "kwargsrepr"),
+            origin: shown(headers, "origin"),
             ignore_result: match headers.get("ignore_result") {
                 Some(Value::Bool(ignore)) => Some(*ignore),
                 Some(Value::Null) | None => None,
                 Some(_) => return Err("header ignore_result is neither true nor false".to_owned()),
             },
-            shadow: text(headers, "shadow")?,
+            shadow: shown(headers, "shadow"),
             reply_to: properties.reply_to.clone(),
             correlation_id: properties.correlation_id.clone(),
             priority: properties.priority,
@@ -389,6 +389,16 @@ fn text(headers: &Headers, name: &str) -> Result<Option<String>, String> {
         Some(Value::Text(text)) => Ok(Some(text.clone())),
         Some(Value::Null) | None => Ok(None),
         Some(_) => Err(format!("header {name} isn't a text")),
+    }
+}
+
+/// A header that is for people only, so that it refuses no message. Python's file names may hold bytes that aren't UTF-8,
+/// and Celery shows arguments as they are.
+fn shown(headers: &Headers, name: &str) -> Option<String> {
+    match headers.get(name)? {
+        Value::Text(text) => Some(text.clone()),
+        Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        _ => None,
     }
 }
 

@@ -96,8 +96,9 @@ impl Aside {
     ) -> Result<(), PublishError> {
         let queue = &envelope.queue;
         let mut properties = envelope.properties.clone();
+        let user = properties.user_id.clone();
         strip(&mut properties);
-        for (name, value) in dead_letter_headers(queue, reason, SystemTime::now()) {
+        for (name, value) in dead_letter_headers(queue, reason, user.as_deref(), SystemTime::now()) {
             properties.headers.insert(name, value);
         }
         self.publish(outbox, Queue::celery(&dead_queue_name(queue)), properties, envelope.body.clone()).await
@@ -163,8 +164,7 @@ fn delay_queue(queue: &str, step: u64) -> Queue {
         .dead_letter("", queue)
 }
 
-/// A delivery as a publishing: the same bytes, without what the broker added. The expiry as a property goes, since it
-/// would end the wait early; the header `expires` stays and counts.
+/// A delivery as a publishing: the same bytes, without what was for the way here.
 fn again(envelope: &Envelope) -> Result<(Properties, bytes::Bytes), PublishError> {
     let mut properties = envelope.properties.clone();
     let mut body = envelope.body.clone();
@@ -174,12 +174,16 @@ fn again(envelope: &Envelope) -> Result<(Properties, bytes::Bytes), PublishError
             (properties, body) = message.encode();
         }
     }
-    properties.expiration = None;
     strip(&mut properties);
     Ok((properties, body))
 }
 
+/// Takes off what must not be published again: what the broker added; the sender's user, since the broker refuses a name
+/// that isn't its connection's (RabbitMQ, "Validated User-ID"); and the expiry as a property, which would end the wait
+/// early, or a dead letter's life. RabbitMQ's own dead-lettering takes it off too; the header `expires` stays and counts.
 fn strip(properties: &mut Properties) {
+    properties.user_id = None;
+    properties.expiration = None;
     for name in BROKER_HEADERS {
         properties.headers.remove(name);
     }

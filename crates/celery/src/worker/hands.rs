@@ -559,12 +559,21 @@ pub(crate) const QUEUE_HEADER: &str = "dead-letter-queue";
 /// The header that says when, in seconds since 1970.
 pub(crate) const TIME_HEADER: &str = "dead-letter-time";
 
+/// The header that says who sent it, where the message said that and the broker had checked it.
+pub(crate) const USER_HEADER: &str = "dead-letter-user";
+
 /// What is written on a dead letter.
-pub(crate) fn dead_letter_headers(queue: &str, reason: &str, now: SystemTime) -> [(&'static str, Value); 3] {
+pub(crate) fn dead_letter_headers(
+    queue: &str,
+    reason: &str,
+    user: Option<&str>,
+    now: SystemTime,
+) -> impl Iterator<Item = (&'static str, Value)> {
     let reason: String = reason.chars().take(REPR_LIMIT).collect();
-    [
-        (REASON_HEADER, Value::from(reason.as_str())),
+    let always = [
+        (REASON_HEADER, Value::from(reason)),
         (QUEUE_HEADER, Value::from(queue)),
         (TIME_HEADER, Value::Double(seconds(now))),
-    ]
+    ];
+    always.into_iter().chain(user.map(|user| (USER_HEADER, Value::from(user))))
 }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails there")]
 
+mod foreign;
 mod interop;
 mod losses;
 mod python;

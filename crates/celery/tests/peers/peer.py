@@ -48,7 +48,11 @@ def call(command):
     """Sends a task and tells every state that came back, and the result or the exception."""
     options = dict(queue=command["queue"], **command.get("options", {}))
     started = time.time()
-    result = app.send_task(command["task"], args=command.get("args"), kwargs=command.get("kwargs"), **options)
+    args = command.get("args")
+    if "file_name" in command:
+        # As Python reads names of files that aren't UTF-8: with lone surrogates.
+        args = [os.fsdecode(bytes.fromhex(command["file_name"]))]
+    result = app.send_task(command["task"], args=args, kwargs=command.get("kwargs"), **options)
     if command.get("no_wait"):
         return {"id": result.id}
     states = []
@@ -61,6 +65,9 @@ def call(command):
 
     try:
         answer["value"] = result.get(timeout=command.get("timeout", 30), on_message=seen)
+        if "file_name" in command:
+            answer["value"] = os.fsencode(answer["value"]).hex()
+            states.clear()
     except Exception as error:  # every remote exception is an answer here
         kind = type(error)
         answer["error"] = {"type": kind.__name__, "module": kind.__module__, "args": repr(error.args)}
@@ -112,6 +119,25 @@ def raw(command):
         return {"answers": [json.loads(answer.body) for answer in got]}
 
 
+def take(command):
+    """Takes one message out of a queue, when there is one, and tells what travelled beside its body."""
+    from kombu import Connection
+
+    with Connection(app.conf.broker_url) as connection:
+        channel = connection.channel()
+        deadline = time.time() + 30
+        while time.time() < deadline:
+            try:
+                message = channel.basic_get(command["queue"], no_ack=True)
+            except connection.channel_errors:  # the queue isn't there yet
+                message, channel = None, connection.channel()
+            if message is not None:
+                properties = dict(message.properties)
+                headers = properties.pop("application_headers", {})
+                return {"properties": properties, "headers": headers}
+            time.sleep(0.05)
+
+
 def inspect(command):
     """Asks the workers as `celery inspect` does."""
     inspector = app.control.inspect(destination=command.get("destination"), timeout=command.get("timeout", 5))
@@ -123,7 +149,7 @@ def revoke(command):
     return {}
 
 
-COMMANDS = dict(call=call, chain=chain, raw=raw, inspect=inspect, revoke=revoke)
+COMMANDS = dict(call=call, chain=chain, raw=raw, take=take, inspect=inspect, revoke=revoke)
 
 if __name__ == "__main__":
     print(json.dumps({"ready": True}), flush=True)

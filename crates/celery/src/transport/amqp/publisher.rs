@@ -4,13 +4,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::Mutex;
 
-use super::super::{Publishing, TransportError};
+use super::super::{Properties, Publishing, TransportError};
 use super::convert::{name, to_properties};
 use super::session::from_broker;
 
@@ -63,6 +63,8 @@ struct Publisher {
     /// Whether a message was confirmed on it. Until then an error that closes it is about all that it was used for;
     /// later it is about what the exchange has become, and an older message may have arrived.
     proven: Arc<AtomicBool>,
+    /// How many messages were sent on it and not confirmed. An error that closes it is about one of them.
+    unconfirmed: Arc<AtomicUsize>,
 }
 
 /// Why a message isn't known to be at the broker.
@@ -89,16 +91,19 @@ impl Publishers {
         };
         let options = BasicPublishOptions { mandatory: *mandatory, immediate: false };
         let publisher = self.of(connection, exchange).await.map_err(Unsent::Lost)?;
-        let properties = to_properties(properties);
+        // Whoever stops waiting leaves his behind: it is still on its way.
+        publisher.unconfirmed.fetch_add(1, Ordering::Relaxed);
         let sent = async {
+            let properties = to_properties(properties);
             publisher.channel.basic_publish(exchange_name, key, options, body, properties).await?.await
         };
         match sent.await {
             Ok(confirmation) => {
+                publisher.unconfirmed.fetch_sub(1, Ordering::Relaxed);
                 publisher.proven.store(true, Ordering::Relaxed);
                 Ok(confirmation)
             }
-            Err(error) => Err(publisher.unsent(error, what(), body.len())),
+            Err(error) => Err(publisher.unsent(error, what(), properties, body.len())),
         }
     }
 
@@ -112,7 +117,7 @@ impl Publishers {
         }
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let publisher = Publisher { channel, proven: Arc::default() };
+        let publisher = Publisher { channel, proven: Arc::default(), unconfirmed: Arc::default() };
         kept.put(Arc::clone(exchange), publisher.clone(), Publisher::is_open);
         Ok(publisher)
     }
@@ -123,7 +128,7 @@ impl Publisher {
         self.channel.status().connected()
     }
 
-    fn unsent(&self, error: lapin::Error, what: String, size: usize) -> Unsent {
+    fn unsent(&self, error: lapin::Error, what: String, properties: &Properties, size: usize) -> Unsent {
         let ErrorKind::ProtocolError(words) = error.kind() else { return Unsent::Lost(error) };
         match from_broker(what, words) {
             refused @ (TransportError::AccessRefused { .. } | TransportError::NotFound { .. })
@@ -131,9 +136,10 @@ impl Publisher {
             {
                 Unsent::Refused(refused)
             }
-            // A message that is larger than the broker's limit: its words name the size, so that it is told from those
-            // that were on their way beside it.
-            TransportError::Mismatch { what, reason } if reason.contains(&size.to_string()) => {
+            // A message that the broker won't take as it is; the next try would be refused as well.
+            TransportError::Mismatch { what, reason }
+                if self.unconfirmed.load(Ordering::Relaxed) == 1 || is_about(&reason, properties, size) =>
+            {
                 Unsent::Refused(TransportError::Other { what, reason })
             }
             _ => Unsent::Lost(error),
@@ -141,9 +147,36 @@ impl Publisher {
     }
 }
 
+/// Whether the broker's words about a message that it won't take are about this one, and not about one that was on its
+/// way beside it: they quote what is wrong. RabbitMQ looks at the size, the user and the expiry.
+fn is_about(words: &str, properties: &Properties, size: usize) -> bool {
+    let quotes = |name: &str, value: &Option<String>| {
+        value.as_ref().is_some_and(|value| words.contains(&format!("{name} '{value}'")))
+    };
+    words.contains(&format!("message size {size} "))
+        || quotes("user_id property set to", &properties.user_id)
+        || quotes("invalid expiration", &properties.expiration)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_of_the_message_that_its_words_quote() {
+        let user = Properties { user_id: Some("5".into()), ..Properties::default() };
+        let expiry = Properties { expiration: Some("5".into()), ..Properties::default() };
+        let table = [
+            ("user_id property set to '5' but authenticated user was 'w'", [true, false, false]),
+            ("invalid expiration '5': no_integer", [false, true, false]),
+            ("message size 5 is larger than configured max size 4", [false, false, true]),
+            ("message size 50 is larger than configured max size 5", [false, false, false]),
+        ];
+        for (words, expected) in table {
+            let ours = [(&user, 1), (&expiry, 1), (&Properties::default(), 5)];
+            assert_eq!(ours.map(|(properties, size)| is_about(words, properties, size)), expected, "{words}");
+        }
+    }
 
     #[test]
     fn closed_channels_are_let_go_and_then_those_used_longest_ago() {

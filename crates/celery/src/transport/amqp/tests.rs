@@ -143,6 +143,41 @@ fn a_refused_publishing_takes_no_other_along() {
 }
 
 #[test]
+fn a_publishing_that_is_refused_for_what_it_is_ends_alone() {
+    run(async {
+        let broker = connect(&shared_node().url(), ConnectOptions::default()).await.unwrap();
+        let queue = unique("q");
+        declare(&broker, Queue::celery(&queue)).await;
+        let with = |change: fn(&mut Properties)| {
+            let mut sent = message("", &queue, 10);
+            change(&mut sent.properties);
+            sent
+        };
+        let refused = [
+            (with(|properties| properties.user_id = Some("somebody".into())), "somebody"),
+            (with(|properties| properties.expiration = Some("soon".into())), "soon"),
+            // Nothing but that it is alone tells whose refusal this is.
+            (with(|properties| drop(properties.headers.insert("CC", 7_i64))), "CC"),
+        ];
+        broker.publish(message("", &queue, 10)).await.unwrap();
+        for (sent, words) in refused {
+            let beside = if words == "CC" { 0 } else { 50 };
+            let (error, others) = tokio::join!(
+                broker.publish(sent),
+                futures::future::join_all((0..beside).map(|_| broker.publish(message("", &queue, 10)))),
+            );
+            let error = error.unwrap_err();
+            assert!(matches!(&error, PublishError::Transport(error) if !error.is_passing()), "{error:?}");
+            assert!(!error.may_have_arrived() && error.to_string().contains(words), "{error}");
+            for other in others {
+                let lost = other.err();
+                assert!(lost.as_ref().is_none_or(PublishError::may_have_arrived), "{lost:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn an_exchange_that_goes_away_leaves_it_open_whether_its_last_messages_arrived() {
     run(async {
         let node = shared_node();

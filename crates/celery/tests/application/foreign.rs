@@ -1,0 +1,84 @@
+//! Messages of others that are legitimate and unlike ours: with a user that isn't the worker's, with an expiry, with text
+//! that isn't UTF-8.
+
+use std::time::Duration;
+
+use crate::python::Peer;
+use crate::support::{options, rabbitmq, run, start};
+use regatta_celery::wire::RawJson;
+use regatta_celery::{App, Broker, BrokerUrl, ConnectOptions, Context, Retry, TaskError, TaskOptions};
+use regatta_testbed::{shared_node, unique};
+use serde_json::json;
+
+fn app() -> App {
+    let quick = Retry::max(3).backoff(Duration::from_millis(10), Duration::from_millis(50));
+    App::new("foreign")
+        .task("echo", |_: Context, (x,): (RawJson,)| async move { Ok::<_, TaskError>(x) })
+        .task_with(
+            "flaky",
+            TaskOptions::new().retry(quick),
+            |context: Context, (x,): (RawJson,)| async move {
+                if context.retries() == 0 { Err(TaskError::failed("not yet")) } else { Ok(x) }
+            },
+        )
+}
+
+/// A broker as another user than the one who sends.
+async fn other_user() -> Broker {
+    let (node, user) = (shared_node(), unique("worker"));
+    node.add_user(&user, "pass", ".*", ".*", ".*");
+    let url: BrokerUrl = node.url_of(&user, "pass").parse().unwrap();
+    Broker::connect(&url, ConnectOptions::default()).await.unwrap()
+}
+
+#[test]
+fn what_is_published_again_does_not_say_that_it_is_its_senders() {
+    run(async {
+        let broker = other_user().await;
+        let _worker = start(&app(), &broker, options("others").slots(1)).await;
+        let mut peer = Peer::start().await;
+        // RabbitMQ checks this name against the user of the connection that publishes.
+        for (task, options) in [
+            ("echo", json!({"user_id": "guest"})),
+            ("echo", json!({"user_id": "guest", "countdown": 0.2})),
+            ("flaky", json!({"user_id": "guest"})),
+        ] {
+            let command =
+                json!({"do": "call", "task": task, "args": [7], "queue": "others", "options": options});
+            let answer = peer.ask(&command).await;
+            assert_eq!(answer["value"], 7, "{options}: {answer}");
+        }
+        let malformed = json!({"headers": {}, "properties": {"user_id": "guest"}, "body_text": "[]"});
+        peer.ask(&json!({"do": "raw", "message": malformed, "queue": "others", "expect": false})).await;
+        let dead = peer.ask(&json!({"do": "take", "queue": "others.dead"})).await;
+        assert!(dead["properties"]["user_id"].is_null(), "{dead}");
+        assert_eq!(dead["headers"]["dead-letter-user"], "guest", "{dead}");
+    });
+}
+
+#[test]
+fn a_dead_letter_does_not_expire() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _worker = start(&app(), &broker, options("brief")).await;
+        let mut peer = Peer::start().await;
+        let malformed = json!({"headers": {}, "properties": {"expiration": "60000"}, "body_text": "[]"});
+        peer.ask(&json!({"do": "raw", "message": malformed, "queue": "brief", "expect": false})).await;
+        let dead = peer.ask(&json!({"do": "take", "queue": "brief.dead"})).await;
+        assert_eq!(dead["headers"]["dead-letter-queue"], "brief");
+        assert!(dead["properties"]["expiration"].is_null(), "{dead}");
+    });
+}
+
+#[test]
+fn a_file_name_that_is_not_utf_8_is_an_argument_like_others() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _worker = start(&app(), &broker, options("names")).await;
+        let mut peer = Peer::start().await;
+        let name = "61ff62";
+        let command = json!({"do": "call", "task": "echo", "file_name": name, "queue": "names"});
+        let answer = peer.ask(&command).await;
+        assert_eq!(answer["value"], name, "{answer}");
+    });
+}
