@@ -152,6 +152,10 @@ fn unwritable(folder: &RunFolder, error: &std::io::Error) -> CliError {
 }
 
 fn refused(path: &Path, error: &std::io::Error) -> CliError {
+    if error.kind() == std::io::ErrorKind::ResourceBusy {
+        return CliError::from_error(Exit::Usage, format!("{} is in use", path.display()), error)
+            .hint("wait for its end, or name another folder with --results DIR");
+    }
     CliError::from_error(Exit::Usage, format!("{} can't be written", path.display()), error)
         .hint("name a folder that can be written with --results DIR")
 }

@@ -1,7 +1,7 @@
 //! The files of runs: `.regatta/` in the tree, one folder for each run, and in it the ledger and what is written at the
 //! end.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -77,26 +77,36 @@ impl State {
     }
 }
 
-/// The folder of one run.
-#[derive(Debug, Clone)]
+/// The folder of one run, and of no other while this lives.
+#[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// The folder itself, locked. The kernel lets go of it when this process ends, however that comes.
+    _lock: File,
 }
 
 impl RunFolder {
     /// Makes it, and removes what an earlier run left in it.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When it can't be written; of the kind [`io::ErrorKind::ResourceBusy`] when it is another run's.
     pub fn create(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
+        let lock = File::open(path)?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another run writes there"));
+            }
+            // A file system without locks on folders, such as a network's, keeps no run from its files.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
         for name in [EVENTS_FILE, RUN_FILE, JUNIT_FILE] {
             match fs::remove_file(path.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// Where it is.
@@ -226,6 +236,18 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 5]).unwrap();
         assert_eq!(read_events(&path).unwrap(), facts[..2]);
+    }
+
+    #[test]
+    fn a_folder_is_one_runs_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(folder.path()).unwrap();
+        run.write(RUN_FILE, |file| file.write_all(b"first")).unwrap();
+        assert_eq!(RunFolder::create(folder.path()).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(fs::read(folder.path().join(RUN_FILE)).unwrap(), b"first");
+        drop(run);
+        RunFolder::create(folder.path()).unwrap();
+        assert!(!folder.path().join(RUN_FILE).exists());
     }
 
     #[test]

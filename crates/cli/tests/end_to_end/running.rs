@@ -1,5 +1,7 @@
 //! Verdicts and exit codes, on commands.
 
+use nix::sys::signal::Signal;
+
 use crate::project::{Project, Running, somebody_runs};
 
 #[test]
@@ -182,6 +184,27 @@ fn a_run_that_could_not_start_leaves_nothing_and_takes_nothing_away() {
     std::fs::create_dir_all(project.path().join(".regatta/runs/20991231-235959-empty")).unwrap();
     let shown = project.regatta(&["show"]).expect(0);
     assert!(shown.stdout.contains("1 test in"), "{}", shown.stdout);
+}
+
+#[test]
+fn a_folder_for_results_is_one_runs_at_a_time_and_a_dead_ones_is_free() {
+    let project = Project::of_commands(&[("a", "until test -e go; do sleep 0.01; done")]);
+    let arguments = ["run", "--results", "results"];
+    let mut killed = Running::start(project.command(&arguments));
+    killed.wait_for("Run ");
+    killed.signal(Signal::SIGKILL);
+    killed.wait();
+    let mut first = Running::start(project.command(&arguments));
+    first.wait_for("Run ");
+    let second = project.regatta(&arguments).expect(2);
+    for words in ["results is in use", "another run writes there", "wait for its end", "--results DIR"] {
+        assert!(second.stderr.contains(words), "{words} is not in\n{}", second.stderr);
+    }
+    project.write("go", "");
+    first.wait().expect(0);
+    let ledger = std::fs::read_to_string(project.path().join("results/events.jsonl")).unwrap();
+    assert_eq!(ledger.matches("\"run_started\"").count(), 1);
+    project.regatta(&arguments).expect(0);
 }
 
 #[test]
