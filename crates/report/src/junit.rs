@@ -6,6 +6,7 @@
 //! (`surefire-test-report.xsd`) demands. `failure` is what a test said; `error` is everything else: set-up, time-out,
 //! crash, and our own faults. Characters that XML can't hold are left out: every text goes through [`xml`].
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use quick_junit::{
     NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite, XmlString,
 };
 use regatta_model::{
-    Attempt, FaultKind, Judgement, Outcome, Output, RunRecord, TeardownFailed, TestRecord, Time, Verdict,
+    Attempt, FaultKind, Judgement, Outcome, Output, RunRecord, Suite, TeardownFailed, TestRecord, Time,
+    Verdict,
 };
 
 /// Writes a run's record as JUnit.
@@ -26,23 +28,41 @@ pub fn write_junit(out: &mut dyn Write, record: &RunRecord) -> io::Result<()> {
     report.set_timestamp(moment(record.started));
     report.set_time(record.updated.since(record.started));
     for suite in &record.suites {
-        let mut written = TestSuite::new(xml(&suite.name.0));
-        written.set_timestamp(moment(record.started));
-        written.add_property(Property::new("run", xml(record.run.as_ref().map_or("", |run| &run.0))));
-        written.add_property(Property::new("adapter", xml(&suite.adapter)));
-        let tests = record.tests.iter().filter(|test| test.test.suite == suite.name);
-        written.add_test_cases(tests.map(test_case));
+        let mut cases: BTreeMap<&str, Vec<TestCase>> = BTreeMap::new();
+        for test in record.tests.iter().filter(|test| test.test.suite == suite.name) {
+            cases.entry(suite_name(suite, test)).or_default().push(test_case(test));
+        }
         let failed = record.teardowns_failed.iter().filter(|failed| failed.suite == suite.name);
-        written.add_test_cases(failed.map(teardown_case));
-        report.add_test_suite(written);
+        let failed: Vec<TestCase> = failed.map(teardown_case).collect();
+        if !failed.is_empty() || cases.is_empty() {
+            cases.entry(&suite.name.0).or_default().extend(failed);
+        }
+        for (name, cases) in cases {
+            let mut written = TestSuite::new(xml(name));
+            written.set_timestamp(moment(record.started));
+            written.add_property(Property::new("run", xml(record.run.as_ref().map_or("", |run| &run.0))));
+            written.add_property(Property::new("suite", xml(&suite.name.0)));
+            written.add_property(Property::new("adapter", xml(&suite.adapter)));
+            written.add_test_cases(cases);
+            report.add_test_suite(written);
+        }
     }
     report.serialize(out).map_err(io::Error::other)
+}
+
+/// Whoever reads JUnit of Cargo knows cargo-nextest's: a suite for each test binary.
+fn suite_name<'a>(suite: &'a Suite, test: &'a TestRecord) -> &'a str {
+    match &test.unit {
+        Some(unit) if suite.adapter == "cargo" => &unit.name,
+        _ => &suite.name.0,
+    }
 }
 
 fn test_case(test: &TestRecord) -> TestCase {
     // Its unit is the class; that needn't be said twice.
     let inside = test.unit.as_ref().and_then(|unit| test.test.name.strip_prefix(unit.name.as_str()));
-    let name = xml(inside.and_then(|rest| rest.strip_prefix("::")).unwrap_or(&test.test.name));
+    let inside = inside.and_then(|rest| rest.strip_prefix("::").or_else(|| rest.strip_prefix('$')));
+    let name = xml(inside.unwrap_or(&test.test.name));
     let mut case = match test.verdict() {
         Some(Verdict::Passed | Verdict::Flaky) => {
             let mut status = TestCaseStatus::success();

@@ -257,6 +257,7 @@ fn junit_has_every_attempt_and_is_valid() {
         <testsuite name="unit" tests="6" skipped="1" errors="1" failures="1" timestamp="2025-11-24T08:00:00.000+00:00">
             <properties>
                 <property name="run" value="20251124-080000-abcd"/>
+                <property name="suite" value="unit"/>
                 <property name="adapter" value="commands"/>
             </properties>
             <testcase name="good" classname="unit" timestamp="2025-11-24T08:00:00.000+00:00" time="0.005">

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use regatta_model::{Listed, TestId};
+use regatta_model::{Listed, TestId, Unit};
 
 use super::CargoConfig;
 use super::configuration::{self, Variable};
@@ -227,9 +227,12 @@ impl CargoListing {
     }
 
     fn keep(&mut self, asked: Asked) {
-        let test =
-            |name: String| Listed { test: TestId { suite: self.config.suite.clone(), name }, unit: None };
+        let suite = &self.config.suite;
         let id = &asked.id;
+        let test = |name: String| Listed {
+            test: TestId { suite: suite.clone(), name },
+            unit: Some(Unit { suite: suite.clone(), name: id.clone() }),
+        };
         self.found = Some(match &asked.binary.tests {
             Some(tests) => tests.keys().map(|path| test(format!("{id}${path}"))).collect(),
             None => vec![test(id.clone())],

@@ -1,5 +1,8 @@
 //! pytest and Cargo projects as they are, without configuration.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
 use crate::project::Project;
 
 const FRUIT: &str = "
@@ -163,6 +166,39 @@ fn cargo_is_recognised_and_exit_0_inside_a_test_is_no_pass() {
     let verdicts = project.verdicts();
     let ends: Vec<&str> = verdicts.iter().map(|text| text.rsplit(['$', ':', ' ']).next().unwrap()).collect();
     assert_eq!(ends, ["passed", "failed", "failed", "skipped", "passed"], "{verdicts:?}");
+}
+
+/// Suites and their test cases, each with its class, its name and whether it failed.
+fn cases_of_junit(file: &Path) -> BTreeMap<String, BTreeSet<(String, String, bool)>> {
+    let report = quick_junit::Report::deserialize(std::fs::read(file).unwrap().as_slice()).unwrap();
+    let suites = report.test_suites.into_iter().map(|suite| {
+        let cases = suite.test_cases.into_iter().map(|case| {
+            let failed = matches!(case.status, quick_junit::TestCaseStatus::NonSuccess { .. });
+            (case.classname.unwrap().to_string(), case.name.to_string(), failed)
+        });
+        (suite.name.to_string(), cases.collect())
+    });
+    suites.collect()
+}
+
+#[test]
+fn junit_of_cargo_has_the_suites_and_names_of_nextest() {
+    let tests = "#[cfg(test)]\nmod tests {\n    #[test]\n    fn apple() {}\n    #[test]\n    fn pear() { panic!() }\n}\n";
+    let project = Project::new(&[
+        ("Cargo.toml", MANIFEST),
+        ("src/lib.rs", tests),
+        ("src/bin/press.rs", &format!("fn main() {{}}\n{tests}")),
+        ("tests/basket.rs", "#[test]\nfn full() {}\n"),
+        (".config/nextest.toml", "[profile.default.junit]\npath = \"junit.xml\"\n"),
+    ]);
+    project.regatta(&["run"]).expect(1);
+    let ours = cases_of_junit(&project.run_folder().join("junit.xml"));
+    let nextest = project.program("cargo", &["nextest", "run", "--no-fail-fast"]).output().unwrap();
+    let file = project.path().join("target/nextest/default/junit.xml");
+    assert!(file.exists(), "cargo-nextest, which `make install` installs, wrote none: {nextest:?}");
+    assert_eq!(ours, cases_of_junit(&file));
+    let names: Vec<&String> = ours.keys().collect();
+    assert_eq!(names, ["fruit", "fruit::basket", "fruit::bin/press"]);
 }
 
 const REBUILDS: &str = r#"
