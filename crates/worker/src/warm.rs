@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use regatta_adapters::{Ended, Exit, WarmFact, WarmSession};
 use regatta_model::{BatchEnd, Item, OrderItem, Output};
-use regatta_sandbox::{Cancel, Event, Fence, SandboxError, Session, Why};
+use regatta_sandbox::{Cancel, Event, Fence, LINE_BYTES_MAX, SandboxError, Session, Why};
 
 use crate::asking::Asking;
 use crate::execute::{command, ended};
@@ -322,8 +322,7 @@ impl Warm {
                 Event::DeadlinePassed => return Ok(watch.gone(Why::TimedOut, None)),
                 Event::Cancelled => return Ok(Parted::Cancelled),
                 Event::TooLong => {
-                    let reason = "its process sent an endless record".to_owned();
-                    return Ok(watch.gone(Why::Cancelled, Some(reason)));
+                    return Ok(watch.gone(Why::Cancelled, Some(too_long())));
                 }
             };
             let facts = match warm.record(&line) {
@@ -411,6 +410,16 @@ fn untimely(exit: Exit) -> String {
         }
         Exit::Cancelled => "its process was ended while no test ran".to_owned(),
     }
+}
+
+/// What is to be said of a record without an end. A test's own is shortened before it is sent, but not the names that a
+/// unit has.
+fn too_long() -> String {
+    format!(
+        "its process sent a record of more than {} MiB; if this is a file whose tests have long names, split the file, \
+         or give its parameters shorter ids",
+        LINE_BYTES_MAX >> 20
+    )
 }
 
 fn never_ready(program: &str, ended: &Ended) -> String {

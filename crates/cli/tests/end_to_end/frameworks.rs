@@ -146,6 +146,18 @@ fn a_record_of_a_test_that_never_began_is_no_pass() {
     assert!(ended.stdout.contains(words), "{}", ended.stdout);
 }
 
+#[test]
+fn a_file_with_too_long_names_says_what_to_do() {
+    let names = "import pytest\n@pytest.mark.parametrize('n', range(9), ids=lambda n: str(n) + 'x' * 2_000_000)\n\
+        def test_n(n): pass\n";
+    let project = Project::new(&[("test_long.py", names), ("test_short.py", "def test_a(): pass\n")]);
+    let ended = project.python(&["run", "--workers", "1"]).expect(1);
+    assert_eq!(project.verdicts(), ["test_long.py failed", "test_short.py::test_a passed"]);
+    for words in ["more than 16 MiB", "split the file", "shorter ids"] {
+        assert!(ended.stdout.contains(words), "{words} is not in\n{}", ended.stdout);
+    }
+}
+
 const MANIFEST: &str =
     "[package]\nname = \"fruit\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n";
 
