@@ -245,6 +245,7 @@ fn start_worker(
         tree: project.tree.clone(),
         adapters: project.suites.iter().map(|suite| Arc::clone(&suite.adapter)).collect(),
         slots,
+        own: true,
         // The other cores list.
         ahead: Some(Ahead { run: order.run.clone(), slots: (cores() / 2).clamp(1, slots.max(1)) }),
         fence,

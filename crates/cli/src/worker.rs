@@ -31,6 +31,7 @@ pub(crate) async fn work(args: WorkerArgs) -> Result<Exit, CliError> {
     let broker = connect(&url, &args.broker, &name).await?;
     let config = WorkerConfig {
         ahead: None,
+        own: false,
         name: name.clone(),
         queues: args.queues,
         tree: project.tree.clone(),

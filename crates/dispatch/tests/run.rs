@@ -94,6 +94,32 @@ fn app_with(silence: Silence) -> App {
     })
 }
 
+/// Workers that beat for longer than a lease before they say that all passed, and tell when they have.
+fn app_that_beats(beaten: std::sync::mpsc::Sender<()>) -> App {
+    App::new("scripted").task(TASK_NAME, move |context: Context, Arguments { order }: Arguments| {
+        let beaten = beaten.clone();
+        async move {
+            let worker = WorkerName::from(context.worker_name());
+            let mut beats = tokio::time::interval(Duration::from_millis(300));
+            for _ in 0..15 {
+                beats.tick().await;
+                let beat = Progress { lease: order.lease, worker: worker.clone(), facts: Vec::new() };
+                context.update_state("PROGRESS", &beat).await?;
+            }
+            let finished = |item: &OrderItem| {
+                let Item::Test(test) = item.item.clone() else { unreachable!("tests alone were listed") };
+                Fact::Finished { test, token: item.token, record: Record::new(Outcome::Passed, Time(1), 1) }
+            };
+            let facts = order.items.iter().map(finished).collect();
+            let progress = Progress { lease: order.lease, worker: worker.clone(), facts };
+            context.update_state("PROGRESS", &progress).await?;
+            // Nobody waits any more when a later batch is done.
+            let _ = beaten.send(());
+            Ok::<_, TaskError>(BatchReport { lease: order.lease, worker, end: BatchEnd::Done })
+        }
+    })
+}
+
 async fn work(app: App, broker: Broker, queue: String, quiet: CancellationToken) {
     let options = WorkerOptions {
         prefetch: Prefetch::Slots,
@@ -137,12 +163,19 @@ struct Facts<'a> {
     facts: &'a mut Vec<Stamped>,
     /// Fired once a worker is lost.
     given_up: CancellationToken,
+    /// Where there is one: the first batch that begins stops the dispatcher's thread until something comes.
+    stopped_until: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Ledger for Facts<'_> {
     fn write(&mut self, fact: &Stamped) -> std::io::Result<()> {
         if matches!(fact.event, RunEvent::WorkerLost { .. }) {
             self.given_up.cancel();
+        }
+        if matches!(fact.event, RunEvent::BatchStarted { .. })
+            && let Some(until) = self.stopped_until.take()
+        {
+            until.recv_timeout(DEADLINE).map_err(std::io::Error::other)?;
         }
         self.facts.push(fact.clone());
         Ok(())
@@ -158,6 +191,7 @@ async fn whole_run(
     order: RunOrder,
     tests: usize,
     given_up: CancellationToken,
+    stopped_until: Option<std::sync::mpsc::Receiver<()>>,
 ) -> (RunRecord, Vec<Stamped>) {
     let (tell, inputs) = mpsc::channel(8);
     let name = |n: usize| if n % 10 == 3 { format!("bad{n}") } else { format!("t{n}") };
@@ -165,7 +199,7 @@ async fn whole_run(
     tell.send(Input::Listed { tests, units: Vec::new(), remembered: Vec::new() }).await.unwrap();
     tell.send(Input::ListingEnded { suite: "s".into(), fault: None }).await.unwrap();
     let mut facts = Vec::new();
-    let mut ledger = Facts { facts: &mut facts, given_up };
+    let mut ledger = Facts { facts: &mut facts, given_up, stopped_until };
     let record =
         tokio::time::timeout(DEADLINE, run(broker, order, inputs, &mut ledger, CancellationToken::new()))
             .await
@@ -180,7 +214,7 @@ async fn every_test_has_one_verdict_and_failures_are_retried(broker: Broker) {
     let quiet = CancellationToken::new();
     let run = order.run.clone();
     let whole = async {
-        let whole = whole_run(&broker, order, 200, CancellationToken::new()).await;
+        let whole = whole_run(&broker, order, 200, CancellationToken::new(), None).await;
         quiet.cancel();
         whole
     };
@@ -203,7 +237,7 @@ async fn a_silent_workers_late_result_changes_nothing(broker: Broker) {
     let queue = order.suites[0].queue.clone();
     let (quiet, silence) = (CancellationToken::new(), Silence::default());
     let whole = async {
-        let whole = whole_run(&broker, order, 20, silence.given_up.clone()).await;
+        let whole = whole_run(&broker, order, 20, silence.given_up.clone(), None).await;
         quiet.cancel();
         whole
     };
@@ -225,7 +259,7 @@ async fn a_silent_workers_late_result_changes_nothing(broker: Broker) {
 async fn a_run_that_nobody_works_on_says_so_and_ends(broker: Broker) {
     let order = order(&regatta_testbed::unique("q"));
     let queue = order.suites[0].queue.clone();
-    let (record, facts) = whole_run(&broker, order, 3, CancellationToken::new()).await;
+    let (record, facts) = whole_run(&broker, order, 3, CancellationToken::new(), None).await;
     assert_eq!(record.totals().unjudged, 3);
     let said = facts.iter().find_map(|fact| match &fact.event {
         RunEvent::NobodyWorks { queue, for_ms } => Some((queue.clone(), *for_ms)),
@@ -234,6 +268,32 @@ async fn a_run_that_nobody_works_on_says_so_and_ends(broker: Broker) {
     let (of, for_ms) = said.expect("it is said");
     assert_eq!(of, queue);
     assert!(for_ms <= 10_000, "{for_ms} ms");
+    broker.delete_queue(&queue).await.unwrap();
+}
+
+async fn a_dispatcher_that_was_stopped_takes_in_what_was_said_meanwhile(broker: Broker) {
+    let order = order(&regatta_testbed::unique("q"));
+    let queue = order.suites[0].queue.clone();
+    let quiet = CancellationToken::new();
+    let (beaten, stopped_until) = std::sync::mpsc::channel();
+    // The worker goes on while the dispatcher's thread is stopped.
+    let working = std::thread::spawn({
+        let (broker, queue, quiet) = (broker.clone(), queue.clone(), quiet.clone());
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let embedded = broker.url().user().is_empty();
+                let own = if embedded { broker } else { rabbitmq().await };
+                work(app_that_beats(beaten), own, queue, quiet).await;
+            });
+        }
+    });
+    let whole = whole_run(&broker, order, 2, CancellationToken::new(), Some(stopped_until)).await;
+    quiet.cancel();
+    tokio::task::spawn_blocking(|| working.join().unwrap()).await.unwrap();
+    let totals = whole.0.totals();
+    assert_eq!((totals.tests, totals.passed), (2, 2), "{totals:?}");
+    assert!(whole.0.losses.is_empty() && whole.0.late.is_empty(), "{:?}", whole.0.losses);
     broker.delete_queue(&queue).await.unwrap();
 }
 
@@ -251,6 +311,7 @@ macro_rules! on_both_brokers {
 on_both_brokers! {
     every_test_has_one_verdict_and_failures_are_retried
     a_silent_workers_late_result_changes_nothing
+    a_dispatcher_that_was_stopped_takes_in_what_was_said_meanwhile
     a_run_that_nobody_works_on_says_so_and_ends
 }
 

@@ -41,6 +41,7 @@ pub struct BatchTask {
 struct Inner {
     pool: Pool,
     adapters: HashMap<SuiteName, Arc<dyn Adapter>>,
+    own: bool,
 }
 
 /// The task's arguments. The order is read in two steps, since one of another version may not read at all.
@@ -77,7 +78,7 @@ impl BatchTask {
             }
         }
         let adapters = config.adapters.iter().map(|adapter| (adapter.suite().name, Arc::clone(adapter)));
-        Ok(Self { inner: Arc::new(Inner { pool, adapters: adapters.collect() }) })
+        Ok(Self { inner: Arc::new(Inner { pool, adapters: adapters.collect(), own: config.own }) })
     }
 
     /// Registers the task.
@@ -156,7 +157,7 @@ impl BatchTask {
         worker: &WorkerName,
     ) -> BatchEnd {
         let outbox = Arc::new(Outbox::default());
-        let mut lease = Lease::new(Instant::now(), Duration::from_millis(order.beat_ms));
+        let mut lease = Lease::new(Instant::now(), Duration::from_millis(order.beat_ms), self.inner.own);
         let mut voice = Voice { context, lease: order.lease, worker: worker.clone(), unconfirmed: None };
         let revoked = voice.context.unwanted();
         let assignment = Assignment {

@@ -2,7 +2,8 @@
 //! give up. Pure: time and what waits come in with each input.
 //!
 //! A worker that couldn't tell anybody for the time of a lease has lost it: the dispatcher has given the tests to
-//! others. Whether the broker is away or the worker itself was stopped and woke up makes no difference.
+//! others. Whether the broker is away or the worker itself was stopped and woke up makes no difference. A run's own
+//! worker is stopped together with its dispatcher, who has given nothing away then: it keeps what it has until it is told.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use crate::outbox::Waiting;
 
 /// How many beats may be missed; the same number as the dispatcher's.
 const BEATS: u32 = 3;
+
+/// For how long a run's own worker may be silent: for ever, in the terms of a clock.
+const OWN_SILENCE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The longest time between two beats, whatever an order says.
 const BEAT_MAX: Duration = Duration::from_secs(60 * 60);
@@ -48,6 +52,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Lease {
     beat: Duration,
+    /// For how long nobody may have been told before it is over.
+    silence_max: Duration,
     /// When the last publishing began; none before the first.
     sent: Option<Instant>,
     /// When a publishing began that the broker took; at first, when the batch came.
@@ -70,11 +76,12 @@ enum State {
 }
 
 impl Lease {
-    /// A batch that came `now` and wants a beat so often.
-    pub(crate) fn new(now: Instant, beat: Duration) -> Self {
+    /// A batch that came `now` and wants a beat so often; to a run's `own` worker, or to one that others may replace.
+    pub(crate) fn new(now: Instant, beat: Duration, own: bool) -> Self {
         // A beat of nothing would be a loop without a pause, and the clock ends before the longest one.
         let beat = beat.clamp(FLUSH_AFTER, BEAT_MAX);
-        Self { beat, sent: None, believed: now, state: State::Idle, end: None }
+        let silence_max = if own { OWN_SILENCE_MAX } else { beat * BEATS };
+        Self { beat, silence_max, sent: None, believed: now, state: State::Idle, end: None }
     }
 
     pub(crate) fn on(&mut self, now: Instant, waiting: Waiting, input: Input) -> Option<Command> {
@@ -123,7 +130,7 @@ impl Lease {
     }
 
     fn over_at(&self) -> Instant {
-        self.believed + self.beat * BEATS
+        self.believed + self.silence_max
     }
 
     /// When the next publishing is due.
@@ -176,7 +183,7 @@ mod tests {
     /// Plays a story of (time, what waits, input, command, next wake-up) with a beat of a second.
     fn play(story: &[(u64, Waiting, Input, Option<Command>, u64)]) {
         let zero = Instant::now();
-        let mut lease = Lease::new(zero, ms(1000));
+        let mut lease = Lease::new(zero, ms(1000), false);
         for (at, waiting, input, expected, wake) in story {
             let command = lease.on(zero + ms(*at), *waiting, input.clone());
             assert_eq!(&command, expected, "at {at}: {input:?}");
@@ -254,5 +261,23 @@ mod tests {
             (9001, SOME, Tick, None, 3000),
             (9002, SOME, Confirmed, None, 3000),
         ]);
+    }
+
+    #[test]
+    fn a_run_s_own_worker_that_was_stopped_with_its_dispatcher_goes_on() {
+        use Input::{Confirmed, Tick};
+        let zero = Instant::now();
+        let mut lease = Lease::new(zero, ms(1000), true);
+        for (at, waiting, input, expected) in [
+            (0, FIRST, Tick, Some(Command::Publish)),
+            (10, NOTHING, Confirmed, None),
+            (90_000, NOTHING, Tick, Some(Command::Publish)),
+            (190_000, NOTHING, Tick, None),
+            (190_001, SOME, Confirmed, Some(Command::Publish)),
+            (191_000, NOTHING, Confirmed, None),
+            (300_000, NOTHING, done(), finish()),
+        ] {
+            assert_eq!(lease.on(zero + ms(at), waiting, input.clone()), expected, "at {at}: {input:?}");
+        }
     }
 }

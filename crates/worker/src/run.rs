@@ -25,6 +25,9 @@ pub struct WorkerConfig {
     pub adapters: Vec<Arc<dyn Adapter>>,
     /// How many batches it runs at a time, at least 1.
     pub slots: usize,
+    /// Whether it is a run's own worker, in the process of its dispatcher: it is stopped and goes on together with whoever
+    /// holds its leases, so they don't end by its silence.
+    pub own: bool,
     /// What to start before there is a test for it. A run's own worker does so while the suite is listed; a worker of a
     /// fleet may never get a test of a suite that it knows.
     pub ahead: Option<Ahead>,

@@ -106,6 +106,21 @@ fn a_run_that_stops_at_the_first_failure_takes_down_what_was_shared_and_says_wha
     assert_eq!(project.facts("teardown_failed").len(), 1);
 }
 
+/// The test stops the run, as Ctrl-Z and a suspended machine do, for longer than a lease lasts, and goes on for a while.
+#[test]
+fn a_run_that_was_stopped_goes_on_where_it_was() {
+    let project = Project::of_commands(&[("a", "sh freeze.sh")]);
+    let script = "until test -s pid; do sleep 0.05; done
+        kill -STOP $(cat pid); sleep 8; kill -CONT $(cat pid); sleep 1; echo >> ran\n";
+    project.write("freeze.sh", script);
+    let run = started(&project);
+    project.write("pid", &run.id().to_string());
+    run.wait().expect(0);
+    let record = project.run_json();
+    assert_eq!(record["workers_lost"].as_array().unwrap().len(), 0, "{record}");
+    assert_eq!(std::fs::read_to_string(project.path().join("ran")).unwrap(), "\n", "it ran once");
+}
+
 #[test]
 fn the_second_signal_kills_at_once_and_nothing_is_left() {
     let seconds = "86400.25";

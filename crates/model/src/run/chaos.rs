@@ -34,7 +34,10 @@ enum Move {
     Swallow(usize),
     /// Somebody looks at the queue.
     Look(u32),
+    /// Time passes, and the dispatcher looks whenever it asked to be woken.
     Wait(u64),
+    /// Time passes while the dispatcher is stopped.
+    Sleep(u64),
     BrokerLost,
     BrokerBack,
 }
@@ -54,6 +57,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => prop_oneof![Just(0), Just(0), Just(1)].prop_map(Move::Look),
         3 => (0..4_000_u64).prop_map(Move::Wait),
         1 => Just(Move::Wait(61_000)),
+        1 => (0..10_000_u64).prop_map(Move::Sleep),
         1 => Just(Move::BrokerLost),
         1 => Just(Move::BrokerBack),
     ];
@@ -225,9 +229,13 @@ impl World {
                 self.on(Input::QueueSeen { queue: "q".into(), consumers, ready });
             }
             Move::Wait(ms) => {
-                self.now = self.now.after(Duration::from_millis(ms));
-                self.on(Input::Tick);
+                let until = self.now.after(Duration::from_millis(ms));
+                while self.now < until {
+                    self.now = self.run.wake_at().map_or(until, |at| at.clamp(self.now, until));
+                    self.on(Input::Tick);
+                }
             }
+            Move::Sleep(ms) => self.now = self.now.after(Duration::from_millis(ms)),
             Move::BrokerLost => self.on(Input::BrokerLost { reason: String::new() }),
             Move::BrokerBack => self.on(Input::BrokerBack),
             _ => {}

@@ -15,6 +15,9 @@ const NOBODY_SAID_AFTER: Duration = Duration::from_secs(4);
 /// would go on for ever.
 pub(super) const RETURNS_MAX: u32 = 8;
 
+/// How often the dispatcher looks in the time of a beat while it waits for others.
+const LOOKS_PER_BEAT: u32 = 2;
+
 /// A queue without a consumer.
 #[derive(Debug)]
 pub(super) struct Nobody {
@@ -37,6 +40,40 @@ impl Run {
 
     pub(super) fn lease_time(&self) -> Duration {
         self.beat() * BEATS_MISSED_MAX
+    }
+
+    /// When to look at the latest, so that a longer time between two looks was none in which the dispatcher was awake.
+    pub(super) fn look_at(&self) -> Option<Time> {
+        let leases = self.batches.values().any(|batch| batch.deadline.is_some());
+        let queues = !self.nobody.is_empty() || !self.somebody.is_empty();
+        (leases || queues || self.broker_lost.is_some())
+            .then(|| self.looked.after(self.beat() / LOOKS_PER_BEAT))
+    }
+
+    /// Notices that the dispatcher itself was stopped, or its machine suspended or far too busy. What others said
+    /// meanwhile may still wait to be taken in, so their silence begins now. A time of less than a beat is no matter: it
+    /// leaves whoever lives enough of his lease.
+    pub(super) fn look(&mut self, now: Time) {
+        let looked = std::mem::replace(&mut self.looked, now);
+        if now.since(looked) <= self.beat() {
+            return;
+        }
+        let (lease, give_up) = (self.lease_time(), self.give_up_after());
+        self.wait_anew(now, lease);
+        if let Some(lost) = self.broker_lost.as_mut().filter(|lost| lost.give_up_at.is_some()) {
+            lost.give_up_at = Some(now.after(give_up));
+        }
+    }
+
+    /// Every lease runs anew, and so does every wait for somebody who works.
+    fn wait_anew(&mut self, now: Time, lease: Duration) {
+        self.somebody.clear();
+        for nobody in self.nobody.values_mut() {
+            nobody.since = now;
+        }
+        for batch in self.batches.values_mut().filter(|batch| batch.deadline.is_some()) {
+            batch.deadline = Some(now.after(lease));
+        }
     }
 
     pub(super) fn expire_leases(&mut self, now: Time) {
@@ -131,20 +168,13 @@ impl Run {
         Duration::from_millis(self.order.nobody_after_ms)
     }
 
-    /// While the broker was away nobody could beat or begin anything: every lease runs anew.
+    /// While the broker was away nobody could beat or begin anything.
     pub(super) fn broker_up(&mut self, now: Time) {
         if self.broker_lost.take().is_none() {
             return;
         }
         self.record(RunEvent::BrokerBack);
-        self.somebody.clear();
-        for nobody in self.nobody.values_mut() {
-            nobody.since = now;
-        }
-        let lease = self.lease_time() + GRACE * 10;
-        for batch in self.batches.values_mut().filter(|batch| batch.deadline.is_some()) {
-            batch.deadline = Some(now.after(lease));
-        }
+        self.wait_anew(now, self.lease_time() + GRACE * 10);
     }
 
     pub(super) fn queue_seen(&mut self, now: Time, queue: &str, consumers: u32, ready: u32) {

@@ -124,6 +124,8 @@ pub struct Run {
     troubles: HashMap<Lane, faults::Trouble>,
     /// Who brought results of a lane.
     good_workers: HashMap<Lane, HashSet<WorkerName>>,
+    /// When it last looked: the time of the last input.
+    looked: Time,
     /// None while it can be reached.
     broker_lost: Option<leases::BrokerLost>,
     own_worker: OwnWorker,
@@ -154,6 +156,7 @@ impl Run {
             somebody: HashMap::new(),
             troubles: HashMap::new(),
             good_workers: HashMap::new(),
+            looked: Time::default(),
             broker_lost: None,
             own_worker,
             cancelled: None,
@@ -182,12 +185,15 @@ impl Run {
     /// When the next input is due at the latest ([`Input::Tick`]); none while only outside news can change anything.
     #[must_use]
     pub fn wake_at(&self) -> Option<Time> {
+        if self.finished {
+            return None;
+        }
         let retry = self.waiting.keys().next().map(|key| key.0);
         let lease = self.batches.values().filter_map(|batch| batch.deadline).min();
         let rest = self.rest_ends_at();
         // No lease ends while nobody can beat.
         let next = self.broker_lost.as_ref().map_or(lease, |lost| lost.give_up_at);
-        retry.into_iter().chain(rest).chain(next).min()
+        retry.into_iter().chain(rest).chain(next).chain(self.look_at()).min()
     }
 
     /// Takes in one input, and gives back what is to be done, in order. Facts are to be written down before whatever
@@ -197,6 +203,7 @@ impl Run {
         if self.finished {
             return Vec::new();
         }
+        self.look(now);
         match input {
             Input::Started => self.start(),
             Input::Listed { tests, units, remembered } => {

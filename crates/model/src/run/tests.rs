@@ -91,9 +91,18 @@ impl Story {
         }
     }
 
+    /// Time passes while the dispatcher is awake: it looks whenever it asked to be woken.
     fn wait(&mut self, ms: u64) {
+        let until = self.now.after(Duration::from_millis(ms));
+        while self.now < until {
+            self.now = self.run.wake_at().map_or(until, |at| at.clamp(self.now, until));
+            self.on(Input::Tick);
+        }
+    }
+
+    /// Time passes while the dispatcher is stopped, or its machine suspended.
+    fn sleep(&mut self, ms: u64) {
         self.now = self.now.after(Duration::from_millis(ms));
-        self.on(Input::Tick);
     }
 
     fn list(&mut self, tests: &[&str], units: &[&str]) {
@@ -524,6 +533,66 @@ fn a_returned_batch_stays_with_its_holder_while_that_beats() {
     assert!(story.sent.is_empty(), "it lives: a full lease again");
     story.wait(BEAT_MS);
     assert_eq!(story.sent.len(), 1, "it does not");
+}
+
+#[test]
+fn a_dispatcher_that_slept_does_not_take_that_for_the_silence_of_others() {
+    let lost = |story: &Story| story.saw(|event| matches!(event, RunEvent::WorkerLost { .. }));
+    // (awake since the last beat, asleep, awake after that, whether the worker is lost then)
+    for (before, asleep, after, expected) in [
+        (0, BEAT_MS, 2 * BEAT_MS - 1, false),
+        // Shorter than a beat: whoever lives is heard before the lease is over.
+        (0, BEAT_MS, 2 * BEAT_MS, true),
+        (0, BEAT_MS + 1, 2 * BEAT_MS, false),
+        (BEAT_MS, 9 * BEAT_MS, 3 * BEAT_MS - 1, false),
+        (BEAT_MS, 9 * BEAT_MS, 3 * BEAT_MS, true),
+        (2 * BEAT_MS, 3_600_000, 3 * BEAT_MS - 1, false),
+        (0, 0, 3 * BEAT_MS, true),
+    ] {
+        // Whatever wakes it first: the lease's alarm, or another worker.
+        for alarm in [true, false] {
+            let mut story = Story::new(policy());
+            story.list(&["a"], &[]);
+            let batch = story.take();
+            story.say(&batch, "w", Vec::new());
+            story.wait(before);
+            story.sleep(asleep);
+            story.on(if alarm {
+                Input::Tick
+            } else {
+                Input::QueueSeen { queue: "q".into(), consumers: 1, ready: 0 }
+            });
+            story.wait(after);
+            assert_eq!(lost(&story), expected, "{before} {asleep} {after}");
+        }
+    }
+}
+
+#[test]
+fn a_dispatcher_that_slept_waits_anew_for_workers_and_broker() {
+    let seen = |story: &mut Story| {
+        story.on(Input::QueueSeen { queue: "q".into(), consumers: 0, ready: 1 });
+    };
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    seen(&mut story);
+    story.sleep(3_600_000);
+    seen(&mut story);
+    story.wait(59_999);
+    seen(&mut story);
+    assert_eq!(story.verdict("a"), None);
+    story.wait(1);
+    seen(&mut story);
+    assert_eq!(story.verdict("a"), Some(Verdict::Unjudged), "it had 60 s, awake");
+
+    let mut story = Story::new(policy());
+    story.list(&["a"], &[]);
+    story.on(Input::BrokerLost { reason: "gone".into() });
+    story.sleep(3_600_000);
+    story.wait(59_999);
+    assert!(!story.run.is_finished(), "it had not 60 s yet, awake");
+    story.wait(1);
+    assert!(story.run.is_finished());
 }
 
 #[test]

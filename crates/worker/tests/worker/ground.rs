@@ -83,6 +83,7 @@ impl Ground {
         let env = BaseEnv::new(std::env::vars_os().filter(|(name, _)| name == "PATH"));
         WorkerConfig {
             ahead: None,
+            own: false,
             name: name.into(),
             queues: vec![QUEUE.into()],
             tree: self.tree.path().to_owned(),

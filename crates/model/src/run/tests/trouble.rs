@@ -450,7 +450,6 @@ fn a_broker_that_stays_away_is_given_up() {
         "the retry"
     );
     story.wait(100);
-    assert_eq!(story.run.wake_at().map(|at| at.since(story.now)), Some(Duration::from_millis(59_900)));
     story.wait(59_899);
     assert_eq!(story.record.totals().unjudged, 0);
     // One of many reasons to look at the clock.
