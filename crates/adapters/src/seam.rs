@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use regatta_model::{Digest, Item, Listed, Record, Time, Unit};
+use regatta_model::{Digest, Item, Listed, Record, Time, Unit, Units};
 
 /// A command to run, described but not executed. The caller adds its own fence, limits and environment policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +147,11 @@ pub trait Adapter: Send + Sync {
     fn names(&self, units: &[Unit], ended: &Ended) -> Option<HashMap<Unit, Vec<String>>> {
         let _ = (units, ended);
         None
+    }
+
+    /// How firmly tests of a unit stay together, unless the configuration says otherwise.
+    fn units(&self) -> Units {
+        Units::Free
     }
 
     /// Whether the runner needs nothing of the listing, and a worker may start it before there is a test for it.

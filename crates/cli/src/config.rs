@@ -95,6 +95,8 @@ pub(crate) struct SuiteConfig {
     /// pytest: the interpreter.
     #[serde(default, deserialize_with = "some_path")]
     pub(crate) python: Option<PathBuf>,
+    /// pytest: whether tests of one file may be spread.
+    pub(crate) split_files: Option<bool>,
     /// Cargo: the manifest.
     #[serde(default, deserialize_with = "some_path")]
     pub(crate) manifest: Option<PathBuf>,

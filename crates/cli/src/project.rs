@@ -8,7 +8,7 @@ use regatta_adapters::{
     Adapter, AdapterError, Cargo, CargoConfig, Commands, CommandsConfig, Framework, Pytest, PytestConfig,
     detect,
 };
-use regatta_model::{Knowledge, Route, SuiteOrder, TestId};
+use regatta_model::{Knowledge, Route, SuiteOrder, TestId, Units};
 
 use crate::args::{Place, Selection};
 use crate::config::{Config, FILE, Kind, Step, SuiteConfig};
@@ -140,7 +140,7 @@ fn recognised(tree: &Path, framework: Framework, trees: Trees) -> Suite {
         suite: adapter.suite(),
         queue: QUEUE.to_owned(),
         routes: Vec::new(),
-        together: kind == Kind::Pytest,
+        units: adapter.units(),
         held: is_held(kind, trees),
     };
     match framework {
@@ -211,11 +211,16 @@ fn configured(
         .route
         .iter()
         .map(|route| Ok(Route { pattern: glob(&route.tests)?, queue: route.queue.clone() }));
+    let units = match config.split_files {
+        Some(true) => Units::Together,
+        Some(false) => Units::Whole,
+        None => adapter.units(),
+    };
     let order = SuiteOrder {
         suite: adapter.suite(),
         queue: config.queue.clone().unwrap_or_else(|| QUEUE.to_owned()),
         routes: routes.collect::<Result<_, CliError>>()?,
-        together: config.adapter == Kind::Pytest,
+        units,
         held: is_held(config.adapter, trees),
     };
     Ok(Suite { adapter, order })

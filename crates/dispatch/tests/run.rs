@@ -12,7 +12,7 @@ use regatta_dispatch::{Input, Ledger, run};
 use regatta_model::{
     BatchEnd, BatchOrder, BatchReport, Fact, Item, Knowledge, Listed, OrderItem, Outcome, Policy, Progress,
     RESULTS_EXCHANGE, Record, RunEvent, RunOrder, RunRecord, Stamped, Suite, SuiteOrder, TASK_NAME, TestId,
-    Time, WorkerName,
+    Time, Units, WorkerName,
 };
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -139,7 +139,7 @@ fn order(queue: &str) -> RunOrder {
             suite: Suite { name: "s".into(), adapter: "commands".into() },
             queue: queue.into(),
             routes: Vec::new(),
-            together: false,
+            units: Units::Free,
             held: false,
         }],
         filtered: false,

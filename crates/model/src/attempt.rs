@@ -109,6 +109,10 @@ pub struct Record {
     pub started: Time,
     /// How long it took, in microseconds.
     pub duration_us: u64,
+    /// How much of that went into setting up what other tests share (fixtures of a class, a module or a package), in
+    /// microseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shared_us: u64,
 }
 
 impl Record {
@@ -123,6 +127,7 @@ impl Record {
             phases: Vec::new(),
             started,
             duration_us,
+            shared_us: 0,
         }
     }
 }

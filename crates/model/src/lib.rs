@@ -18,8 +18,8 @@ pub use attempt::{Attempt, Fault, FaultKind, Judgement, Outcome, Output, Phase, 
 pub use event::{CancelReason, EVENTS_SCHEMA, Listed, Policy, RunEvent, Stamped, Suite, TeardownFailed};
 pub use fold::{RunRecord, TestRecord, Totals};
 pub use ids::{BatchId, Digest, Lease, RunId, SuiteName, TestId, Time, Token, Unit, WorkerName};
-pub use plan::{Lane, Plan, Work};
-pub use run::{Command, Input, Knowledge, Known, Route, Run, RunOrder, SuiteOrder};
+pub use plan::{Lane, Plan, Together, Work};
+pub use run::{Command, Input, Knowledge, Known, Route, Run, RunOrder, SuiteOrder, Units};
 pub use wire::{
     BatchEnd, BatchOrder, BatchReport, Fact, Item, OrderItem, PROTOCOL, Progress, RESULTS_EXCHANGE, TASK_NAME,
 };

@@ -5,6 +5,9 @@
 //! cost little; small ones at the end keep every slot busy to the last. (Graham's longest-processing-time rule with
 //! guided self-scheduling's chunks; Graham 1969, Polychronopoulos and Kuck 1987.)
 //!
+//! What tests of a unit share, a fixture of a module or a class, is paid again by every batch that holds one of them. It
+//! belongs to the cost of a batch, so a unit is cut into no smaller parts than are worth it.
+//!
 //! It must not know workers, leases or outcomes: [`Run`](crate::Run) does.
 
 use std::cmp::Reverse;
@@ -13,14 +16,14 @@ use std::time::Duration;
 
 use crate::{Item, SuiteName, Unit};
 
-/// What one batch costs beyond its tests: publish, deliver, first report, settle.
+/// What one batch costs beyond its tests and what they share: publish, deliver, first report, settle.
 const BATCH_COST: Duration = Duration::from_millis(2);
 
 /// A batch is at least this many times its own cost.
 const BATCH_COSTS_MIN: u32 = 5;
 
 /// How many batches each slot should still get from what is left.
-const BATCHES_PER_SLOT: u64 = 4;
+const BATCHES_PER_SLOT: u32 = 4;
 
 /// The largest number of items in a batch, so that a message has a limit.
 const ITEMS_MAX: usize = 1_000;
@@ -45,11 +48,22 @@ pub struct Work {
     /// Which attempt it will be: 1 for the first.
     pub attempt: u32,
     /// The unit in which a test is, when tests of a unit should stay together.
-    pub together: Option<Unit>,
+    pub together: Option<Together>,
     /// How long it is expected to take (p90 of earlier runs); none when it was never seen.
     pub expected: Option<Duration>,
     /// It failed last time, or is a retry: it comes first though it was seen.
     pub urgent: bool,
+}
+
+/// A test's unit, and how firmly its tests stay together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Together {
+    /// The unit.
+    pub unit: Unit,
+    /// It is never cut, whatever that costs: its tests build on each other.
+    pub whole: bool,
+    /// How long it takes to set up what its tests share, once for each batch that holds any of them.
+    pub shared: Duration,
 }
 
 /// A lane: the work of one suite for one queue. A batch never mixes lanes.
@@ -112,7 +126,9 @@ impl Plan {
         let first = work.urgent || work.expected.is_none();
         let expected = if first { Duration::ZERO } else { work.expected.unwrap_or_default() };
         let key = match &work.together {
-            Some(unit) if !first => lane.grow(unit, expected, self.added),
+            Some(together) if together.whole || !first => {
+                lane.grow(&together.unit, !first, expected, self.added)
+            }
             _ => (!first, Reverse(expected), self.added),
         };
         lane.groups.entry(key).or_default().push(work);
@@ -179,15 +195,14 @@ impl Plan {
 
 impl LaneWork {
     /// The key of a unit's group after it has grown by `expected`: its members move along.
-    fn grow(&mut self, unit: &Unit, expected: Duration, order: u64) -> Key {
-        let Some(old) = self.by_unit.get(unit).copied() else {
-            let key = (true, Reverse(expected), order);
-            self.by_unit.insert(unit.clone(), key);
-            return key;
+    fn grow(&mut self, unit: &Unit, seen: bool, expected: Duration, order: u64) -> Key {
+        let old = self.by_unit.get(unit).copied();
+        let members = old.and_then(|old| self.groups.remove(&old)).unwrap_or_default();
+        let key = match old.filter(|_| !members.is_empty()) {
+            // One member that comes first takes all along.
+            Some((was_seen, Reverse(total), order)) => (seen && was_seen, Reverse(total + expected), order),
+            None => (seen, Reverse(expected), order),
         };
-        let members = self.groups.remove(&old).unwrap_or_default();
-        let (total, order) = if members.is_empty() { (expected, order) } else { (old.1.0 + expected, old.2) };
-        let key = (true, Reverse(total), order);
         self.by_unit.insert(unit.clone(), key);
         self.groups.insert(key, members);
         key
@@ -201,55 +216,94 @@ impl LaneWork {
     }
 
     fn left(&self) -> Duration {
-        self.groups.values().flatten().map(|work| self.expected(work)).sum()
+        self.groups.values().map(|group| shared(group) + self.own(group)).sum()
     }
 
-    /// How many items of this kind may go into one batch.
-    fn items_max(&self, work: &Work) -> usize {
-        match work.item {
-            Item::Unit(_) if work.expected.is_none() && !self.units.known() => UNITS_UNKNOWN_MAX,
-            Item::Test(_) if work.expected.is_none() && !self.tests.known() => ITEMS_UNKNOWN_MAX,
-            Item::Test(_) | Item::Unit(_) => ITEMS_MAX,
+    /// The time of a group's tests, without what they share.
+    fn own(&self, group: &[Work]) -> Duration {
+        group.iter().map(|work| self.expected(work)).sum()
+    }
+
+    /// How many items of a group's kind may go into one batch.
+    fn items_max(&self, group: &[Work]) -> usize {
+        match group.first().filter(|work| work.expected.is_none()).map(|work| &work.item) {
+            Some(Item::Unit(_)) if !self.units.known() => UNITS_UNKNOWN_MAX,
+            Some(Item::Test(_)) if !self.tests.known() => ITEMS_UNKNOWN_MAX,
+            _ => ITEMS_MAX,
         }
     }
 
     fn take(&mut self, slots: usize) -> Vec<Work> {
-        let shares = u32::try_from(BATCHES_PER_SLOT * slots.max(1) as u64).unwrap_or(u32::MAX);
+        let shares = BATCHES_PER_SLOT.saturating_mul(u32::try_from(slots.max(1)).unwrap_or(u32::MAX));
         let budget = (self.left() / shares).max(BATCH_COST * BATCH_COSTS_MIN);
         let mut batch: Vec<Work> = Vec::new();
         let mut spent = Duration::ZERO;
-        while let Some((key, group)) = self.groups.pop_first() {
-            let mut rest = group.into_iter();
-            let mut full = false;
-            for work in rest.by_ref() {
-                let cost = self.expected(&work);
-                let fits = batch.is_empty() || spent + cost <= budget && batch.len() < self.items_max(&work);
-                if !fits {
-                    self.put_back(key, work, rest);
-                    full = true;
-                    break;
-                }
-                spent += cost;
-                batch.push(work);
-            }
-            if full {
+        while let Some((key, mut group)) = self.groups.pop_first() {
+            let room = self.items_max(&group).saturating_sub(batch.len());
+            let rest = group.split_off(self.part(&group, budget, spent, room));
+            spent += shared(&group) + self.own(&group);
+            batch.extend(group);
+            if !rest.is_empty() {
+                self.put_back(key, rest);
                 break;
             }
         }
         batch
     }
 
-    /// Returns the part of a group that did not fit, under what is left of its expected time.
-    fn put_back(&mut self, key: Key, first: Work, rest: impl Iterator<Item = Work>) {
-        let members: Vec<Work> = std::iter::once(first).chain(rest).collect();
+    /// How many of a group's first members go into a batch in which some time is spent already. It is never none of the
+    /// first group.
+    fn part(&self, group: &[Work], budget: Duration, spent: Duration, room: usize) -> usize {
+        let all = group.len();
+        let shared = shared(group);
+        let fitting = self.fitting(group, budget.saturating_sub(spent + shared)).min(room);
+        let whole =
+            group.first().and_then(|work| work.together.as_ref()).is_some_and(|together| together.whole);
+        if fitting == all {
+            return all;
+        }
+        if whole {
+            return if spent.is_zero() { all } else { 0 };
+        }
+        // Neither this part nor the rest may be smaller than what is worth setting up for it.
+        let least = shared * BATCH_COSTS_MIN;
+        if spent.is_zero() {
+            let part =
+                self.fitting(group, least.max(budget.saturating_sub(shared))).clamp(1, room.max(1)).min(all);
+            let rest = self.own(&group[part..]);
+            return if rest < least { all.min(room.max(1)) } else { part };
+        }
+        let worth = self.own(&group[..fitting]) >= least && self.own(&group[fitting..]) >= least;
+        if worth { fitting } else { 0 }
+    }
+
+    /// How many of a group's first members are done in so much time.
+    fn fitting(&self, group: &[Work], time: Duration) -> usize {
+        let mut spent = Duration::ZERO;
+        let fits = |work: &&Work| {
+            spent += self.expected(work);
+            spent <= time
+        };
+        group.iter().take_while(fits).count()
+    }
+
+    /// Returns what did not fit of a group, under what is left of its expected time.
+    fn put_back(&mut self, key: Key, members: Vec<Work>) {
         let (seen, _, order) = key;
-        let left = if seen { members.iter().map(|work| self.expected(work)).sum() } else { Duration::ZERO };
+        let left = if seen { self.own(&members) } else { Duration::ZERO };
         let key = (seen, Reverse(left), order);
-        if let Some(unit) = members.first().and_then(|work| work.together.clone()).filter(|_| seen) {
-            self.by_unit.insert(unit, key);
+        let together = members.first().and_then(|work| work.together.as_ref());
+        if let Some(together) = together.filter(|together| seen || together.whole) {
+            self.by_unit.insert(together.unit.clone(), key);
         }
         self.groups.insert(key, members);
     }
+}
+
+/// What a group's tests share.
+fn shared(group: &[Work]) -> Duration {
+    let together = group.first().and_then(|work| work.together.as_ref());
+    together.map(|together| together.shared).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -316,16 +370,64 @@ mod tests {
         assert_eq!(plan.take(&lane(), 8).len(), 10, "five times two milliseconds");
     }
 
+    fn of(file: &str, (whole, shared_ms): (bool, u64), work: Work) -> Work {
+        let unit = Unit { suite: "s".into(), name: file.into() };
+        Work { together: Some(Together { unit, whole, shared: Duration::from_millis(shared_ms) }), ..work }
+    }
+
     #[test]
-    fn tests_of_a_unit_stay_together_and_are_split_only_when_too_long() {
-        let mut plan = Plan::default();
-        let unit = |name: &str| Some(Unit { suite: "s".into(), name: name.into() });
-        for (name, file, ms) in
-            [("a1", "a", 3), ("b1", "b", 400), ("a2", "a", 3), ("b2", "b", 400), ("a3", "a", 3)]
-        {
-            plan.add(&lane(), Work { together: unit(file), ..test(name, Some(ms)) });
+    fn a_unit_is_cut_only_when_that_is_worth_what_its_tests_share() {
+        /// A file's name, its number of tests, the time of each and what they share, in ms.
+        type File = (&'static str, usize, u64, u64);
+        // Files, slots, batches.
+        let table: &[(&[File], usize, &[&str])] = &[
+            (&[("a", 3, 3, 0), ("b", 2, 400, 0)], 1, &["b0", "b1", "a0 a1 a2"]),
+            // Nothing is shared: cut as it fits.
+            (&[("a", 3, 500, 0)], 2, &["a0", "a1", "a2"]),
+            // What they share costs more than they do.
+            (&[("a", 3, 500, 2000), ("b", 3, 500, 2000)], 2, &["a0 a1 a2", "b0 b1 b2"]),
+            // A part takes five times what it shares, and what is left must be worth it, too.
+            (
+                &[("a", 30, 10, 20)],
+                4,
+                &[
+                    "a0 a1 a2 a3 a4 a5 a6 a7 a8 a9",
+                    "a10 a11 a12 a13 a14 a15 a16 a17 a18 a19",
+                    "a20 a21 a22 a23 a24 a25 a26 a27 a28 a29",
+                ],
+            ),
+            (&[("a", 19, 10, 20)], 4, &["a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11 a12 a13 a14 a15 a16 a17 a18"]),
+            // Short files share a batch, and none is cut for that where it shares something.
+            (&[("a", 2, 2, 1), ("b", 2, 2, 1), ("c", 2, 2, 1)], 1, &["a0 a1 b0 b1", "c0 c1"]),
+            (&[("a", 2, 2, 0), ("b", 2, 2, 0), ("c", 2, 2, 0)], 1, &["a0 a1 b0 b1 c0", "c1"]),
+        ];
+        for (files, slots, batches) in table {
+            let mut plan = Plan::default();
+            let longest = files.iter().map(|(_, tests, _, _)| *tests).max().unwrap_or_default();
+            // As they may be listed: those of one file are not neighbours.
+            for n in 0..longest {
+                for (file, _, ms, shared) in files.iter().filter(|(_, tests, _, _)| n < *tests) {
+                    plan.add(&lane(), of(file, (false, *shared), test(&format!("{file}{n}"), Some(*ms))));
+                }
+            }
+            assert_eq!(all(&mut plan, *slots), *batches, "{files:?}");
         }
-        assert_eq!(all(&mut plan, 1), ["b1", "b2", "a1 a2 a3"].map(String::from));
+    }
+
+    #[test]
+    fn a_whole_unit_is_never_cut_and_one_test_takes_all_along() {
+        let mut plan = Plan::default();
+        for n in 0..4 {
+            plan.add(&lane(), of("a", (true, 0), test(&format!("a{n}"), Some(100))));
+            plan.add(&lane(), of("b", (true, 0), test(&format!("b{n}"), Some(900))));
+        }
+        plan.add(&lane(), of("a", (true, 0), Work { urgent: true, ..test("a4", Some(1)) }));
+        plan.add(&lane(), of("a", (true, 0), test("a5", Some(1))));
+        assert_eq!(all(&mut plan, 8), ["a0 a1 a2 a3 a4 a5", "b0 b1 b2 b3"]);
+        // What comes later, a retry, is a group of its own.
+        plan.add(&lane(), of("a", (true, 0), Work { urgent: true, ..test("a4", Some(1)) }));
+        assert_eq!(all(&mut plan, 8), ["a4"]);
+        assert!(plan.is_empty());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Every step, oldest first. A step that was released is never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE runs (
         id INTEGER PRIMARY KEY,
         run TEXT NOT NULL UNIQUE,
@@ -34,7 +35,9 @@ const STEPS: [&str; 1] = ["
         tests TEXT NOT NULL,
         PRIMARY KEY (suite, name)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "ALTER TABLE attempts ADD COLUMN shared_us INTEGER NOT NULL DEFAULT 0;",
+];
 
 /// Which version this program writes.
 pub(crate) fn newest() -> usize {

@@ -8,12 +8,14 @@ pub(crate) const INSERT_RUN: &str =
 pub(crate) const UPSERT_TEST: &str = "INSERT INTO tests (suite, name, unit) VALUES (?1, ?2, ?3)
     ON CONFLICT (suite, name) DO UPDATE SET unit = coalesce(excluded.unit, unit) RETURNING id";
 
-/// Inserts an attempt. 1 run, 2 test, 3 number, 4 judgement, 5 duration, 6 worker.
+/// Inserts an attempt. 1 run, 2 test, 3 number, 4 judgement, 5 duration, 6 worker, 7 the part of the duration that set up
+/// what others share.
 pub(crate) const INSERT_ATTEMPT: &str = "INSERT OR IGNORE INTO attempts
-    (run, test, number, judgement, duration_us, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    (run, test, number, judgement, duration_us, worker, shared_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 /// The tests of every attempt of the newest runs, oldest first. 1 how many runs.
-pub(crate) const RECENT_ATTEMPTS: &str = "SELECT test, number, judgement, duration_us FROM attempts
+pub(crate) const RECENT_ATTEMPTS: &str =
+    "SELECT test, number, judgement, duration_us, shared_us FROM attempts
     WHERE run >= coalesce((SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1 - 1), 0)
     ORDER BY run, test, number";
 

@@ -82,7 +82,7 @@ impl Store {
     }
 
     /// What earlier runs teach: for each test the time below which nine of ten good attempts stayed (of all attempts
-    /// where none was good), and whether it was bad when it was last run; for each unit the sum.
+    /// where none was good), and whether it was bad when it was last run; for each unit the sum, and what its tests share.
     ///
     /// # Errors
     /// When the file can't be read.
@@ -96,7 +96,7 @@ impl Store {
         let mut rows = attempts.query([RUNS_LEARNT_MAX])?;
         while let Some(row) = rows.next()? {
             let history = histories.entry(row.get(0)?).or_default();
-            history.add(row.get(1)?, row.get_ref(2)?.as_str()?, row.get(3)?);
+            history.add(row.get(1)?, row.get_ref(2)?.as_str()?, row.get(3)?, row.get(4)?);
         }
         let mut knowledge = Knowledge::default();
         let mut tests = self.db.prepare(queries::ALL_TESTS)?;
@@ -104,11 +104,13 @@ impl Store {
         while let Some(row) = rows.next()? {
             let Some(history) = histories.remove(&row.get(0)?) else { continue };
             let (suite, name): (String, String) = (row.get(1)?, row.get(2)?);
+            let shared_us = history.shared_us;
             let known = history.known();
             if let Some(unit) = row.get::<_, Option<String>>(3)? {
                 let unit = Unit { suite: suite.as_str().into(), name: unit };
-                let whole = knowledge.units.entry(unit).or_insert(Known { p90_us: 0, failed_last: false });
+                let whole = knowledge.units.entry(unit).or_default();
                 whole.p90_us += known.p90_us;
+                whole.shared_us = whole.shared_us.max(shared_us);
                 whole.failed_last |= known.failed_last;
             }
             knowledge.tests.insert(TestId::new(suite.as_str(), name), known);
@@ -181,6 +183,7 @@ fn keep(db: &mut Connection, record: &RunRecord) -> rusqlite::Result<()> {
                 upsert.query_row(params![test.test.suite.0, test.test.name, unit], |row| row.get(0))?;
             for attempt in &test.attempts {
                 let took = attempt.record.as_ref().map(|record| record.duration_us);
+                let shared = attempt.record.as_ref().map_or(0, |record| record.shared_us);
                 let worker = attempt.worker.as_ref().map(|worker| worker.0.as_str());
                 insert.execute(params![
                     id,
@@ -188,7 +191,8 @@ fn keep(db: &mut Connection, record: &RunRecord) -> rusqlite::Result<()> {
                     attempt.number,
                     word(&attempt.judgement),
                     took,
-                    worker
+                    worker,
+                    shared
                 ])?;
             }
         }
@@ -218,14 +222,19 @@ struct History {
     good: Vec<u64>,
     bad: Vec<u64>,
     failed_last: bool,
+    /// What it set up for others when it last did.
+    shared_us: u64,
 }
 
 impl History {
-    fn add(&mut self, number: u32, judgement: &str, duration_us: Option<u64>) {
+    fn add(&mut self, number: u32, judgement: &str, duration_us: Option<u64>, shared_us: u64) {
         // A skip after a failure is no pass.
         let good = judgement == "passed" || judgement == "skipped" && number == 1;
         let list = if good { &mut self.good } else { &mut self.bad };
-        list.extend(duration_us);
+        list.extend(duration_us.map(|took| took.saturating_sub(shared_us)));
+        if shared_us > 0 {
+            self.shared_us = shared_us;
+        }
         self.failed_last = !good;
     }
 
@@ -234,7 +243,8 @@ impl History {
         let mut durations = if self.good.is_empty() { self.bad } else { self.good };
         durations.sort_unstable();
         let at = (durations.len() * 9).div_ceil(10).saturating_sub(1);
-        Known { p90_us: durations.get(at).copied().unwrap_or_default(), failed_last: self.failed_last }
+        let p90_us = durations.get(at).copied().unwrap_or_default();
+        Known { p90_us, failed_last: self.failed_last, ..Known::default() }
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use regatta_model::{Digest, Suite, SuiteName, Unit};
+use regatta_model::{Digest, Suite, SuiteName, Unit, Units};
 
 use crate::digest;
 use crate::seam::{Adapter, AdapterError, Ended, Invocation, Listing, Place, Runner};
@@ -48,6 +48,22 @@ const SOURCES: &str = ".py";
 /// Files of the tree's root that may change what a file's tests are.
 const SETTINGS: [&str; 7] =
     ["pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "pyproject.toml", "tox.ini", "setup.cfg"];
+
+/// The variable from which pytest takes options.
+const ADDOPTS: &str = "PYTEST_ADDOPTS";
+
+/// What pytest-xdist's `--dist` is asked for where tests of a file must not be spread (pytest-xdist, "Running tests across
+/// multiple CPUs").
+const DIST_WHOLE: [&str; 3] = ["loadfile", "loadscope", "loadgroup"];
+
+/// Whether options, as they stand in pytest's settings of any form, ask pytest-xdist not to spread a file's tests.
+fn asks_for_whole_files(settings: &str) -> bool {
+    let lines = settings.lines().filter(|line| !line.trim_start().starts_with(['#', ';']));
+    let words =
+        lines.flat_map(|line| line.split(|next: char| next.is_whitespace() || "=\"',[]".contains(next)));
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    words.windows(2).any(|pair| pair[0] == "--dist" && DIST_WHOLE.contains(&pair[1]))
+}
 
 /// What a pytest suite is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +189,17 @@ impl Adapter for Pytest {
         naming::names(units, ended)
     }
 
+    /// A file is loaded as a whole. Whoever asks pytest-xdist to keep files, classes or groups in one process has tests that
+    /// build on each other, or share what is dear.
+    fn units(&self) -> Units {
+        let PytestConfig { tree, args, env, .. } = &*self.config;
+        let files = SETTINGS.iter().filter_map(|name| std::fs::read_to_string(tree.join(name)).ok());
+        let addopts = env.iter().filter(|(name, _)| name == ADDOPTS).map(|(_, value)| value.clone());
+        let theirs = std::env::var(ADDOPTS).ok();
+        let texts = files.chain(addopts).chain(theirs).chain([args.join(" ")]);
+        if texts.into_iter().any(|text| asks_for_whole_files(&text)) { Units::Whole } else { Units::Together }
+    }
+
     fn starts_ahead(&self) -> bool {
         true
     }
@@ -193,6 +220,22 @@ impl Adapter for Pytest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_stay_whole_where_xdist_is_asked_to_keep_them() {
+        for (settings, whole) in [
+            ("[pytest]\naddopts = -n 2 --dist loadfile\n", true),
+            ("[pytest]\naddopts =\n    -n auto\n    --dist=loadscope\n", true),
+            ("[tool.pytest.ini_options]\naddopts = [\"-n\", \"2\", \"--dist\", \"loadgroup\"]\n", true),
+            ("addopts = \"--dist=loadfile\"", true),
+            ("[pytest]\naddopts = -n 2 --dist load\n", false),
+            ("# addopts = --dist loadfile\n; --dist loadfile\n", false),
+            ("loadfile --dist", false),
+            ("", false),
+        ] {
+            assert_eq!(asks_for_whole_files(settings), whole, "{settings}");
+        }
+    }
 
     #[test]
     fn the_interpreter_is_the_trees_own_when_it_has_one() {

@@ -39,12 +39,14 @@ struct Said {
     phases: Vec<Phase>,
     started: Time,
     duration_us: u64,
+    #[serde(default)]
+    shared_us: u64,
 }
 
 impl From<Said> for Record {
     fn from(said: Said) -> Self {
-        let Said { outcome, native, message, output, phases, started, duration_us } = said;
-        Self { outcome, native, message, output, phases, started, duration_us }
+        let Said { outcome, native, message, output, phases, started, duration_us, shared_us } = said;
+        Self { outcome, native, message, output, phases, started, duration_us, shared_us }
     }
 }
 
@@ -174,11 +176,12 @@ mod tests {
     #[test]
     fn lines_of_the_channel_are_facts() {
         let finished = r#"{"k":"finished","test":"a::b","record":{"outcome":"skipped","native":"xfailed","started":5,
-            "duration_us":7,"phases":[{"name":"call","duration_us":3}],"output":{"text":"t"}}}"#;
+            "duration_us":7,"shared_us":2,"phases":[{"name":"call","duration_us":3}],"output":{"text":"t"}}}"#;
         let record = Record {
             native: Some("xfailed".into()),
             phases: vec![Phase { name: "call".into(), duration_us: 3 }],
             output: Output { text: "t".into(), bytes_omitted: 0 },
+            shared_us: 2,
             ..Record::new(Outcome::Skipped, Time(5), 7)
         };
         for (line, expected) in [

@@ -28,6 +28,7 @@ impl Config {
         let set = [
             ("paths", !suite.paths.is_empty(), [Kind::Pytest].as_slice()),
             ("python", suite.python.is_some(), &[Kind::Pytest]),
+            ("split-files", suite.split_files.is_some(), &[Kind::Pytest]),
             ("args", !suite.args.is_empty(), &[Kind::Pytest, Kind::Cargo]),
             ("manifest", suite.manifest.is_some(), &[Kind::Cargo]),
             ("file", suite.file.is_some(), &[Kind::Commands]),

@@ -7,4 +7,5 @@ mod fleet;
 mod frameworks;
 mod project;
 mod running;
+mod spreading;
 mod stopping;

@@ -105,7 +105,7 @@ impl World {
                 suite,
                 queue: "q".into(),
                 routes: Vec::new(),
-                together: true,
+                units: Units::Together,
                 held: false,
             }],
             filtered: false,

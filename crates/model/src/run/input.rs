@@ -46,10 +46,21 @@ pub struct SuiteOrder {
     pub queue: String,
     /// Routes; the first that matches counts.
     pub routes: Vec<Route>,
-    /// Tests of a unit are handed out together, since a worker must load the unit to run any of them.
-    pub together: bool,
+    /// How firmly tests of a unit stay together.
+    pub units: Units,
     /// Nothing is handed out before the suite is prepared (built).
     pub held: bool,
+}
+
+/// How tests of a unit are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Units {
+    /// Each test by itself: a unit costs nothing.
+    Free,
+    /// Together, since a worker must load the unit to run any of them; a long unit is cut.
+    Together,
+    /// A unit is never cut: its tests build on each other.
+    Whole,
 }
 
 impl SuiteOrder {
@@ -77,10 +88,13 @@ pub struct Route {
 }
 
 /// What earlier runs taught about one test or unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Known {
-    /// The time that nine of ten attempts stayed below, in microseconds.
+    /// The time that nine of ten attempts stayed below, in microseconds. For a test it is without what it set up for
+    /// others, too.
     pub p90_us: u64,
+    /// For a unit: the longest time that one of its tests spent on setting up what others share, in microseconds.
+    pub shared_us: u64,
     /// Its last verdict was not good.
     pub failed_last: bool,
 }

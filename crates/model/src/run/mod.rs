@@ -17,11 +17,12 @@ mod unbegun;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-pub use input::{Command, Input, Knowledge, Known, Route, RunOrder, SuiteOrder};
+pub use input::{Command, Input, Knowledge, Known, Route, RunOrder, SuiteOrder, Units};
 
 use crate::{
     BatchId, BatchOrder, CancelReason, Digest, Fault, FaultKind, Item, Lane, Lease, Listed, OrderItem,
-    PROTOCOL, Plan, RunEvent, SuiteName, TeardownFailed, TestId, Time, Token, Unit, Work, WorkerName,
+    PROTOCOL, Plan, RunEvent, SuiteName, TeardownFailed, TestId, Time, Together, Token, Unit, Work,
+    WorkerName,
 };
 
 /// The longest time for which a batch that was given back waits for its old holder, beyond one beat.
@@ -309,7 +310,8 @@ impl Run {
     fn plan_subject(&mut self, at: &(SuiteName, Item), urgent: bool) {
         let Some(suite) = self.suite(&at.0) else { return };
         let lane = suite.lane(&at.1);
-        let together = suite.together;
+        let units = suite.units;
+        let known_unit = |unit: &Unit| self.order.known.units.get(unit).copied();
         let known = self.order.known.of(&at.0, &at.1);
         let Some(subject) = self.subjects.get_mut(at) else { return };
         subject.stage = Stage::Planned;
@@ -318,7 +320,11 @@ impl Run {
         let work = Work {
             item: at.1.clone(),
             attempt: subject.attempt,
-            together: subject.unit.clone().filter(|_| together),
+            together: subject.unit.clone().filter(|_| units != Units::Free).map(|unit| Together {
+                whole: units == Units::Whole,
+                shared: Duration::from_micros(known_unit(&unit).map_or(0, |known| known.shared_us)),
+                unit,
+            }),
             expected: known.as_ref().map(|known| Duration::from_micros(known.p90_us)),
             urgent: urgent || changed || known.is_some_and(|known| known.failed_last),
         };

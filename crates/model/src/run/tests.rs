@@ -38,7 +38,8 @@ fn policy() -> Policy {
 impl Story {
     fn new(policy: Policy) -> Self {
         let suite = Suite { name: "s".into(), adapter: "pytest".into() };
-        let suite = SuiteOrder { suite, queue: "q".into(), routes: Vec::new(), together: true, held: false };
+        let suite =
+            SuiteOrder { suite, queue: "q".into(), routes: Vec::new(), units: Units::Together, held: false };
         let order = RunOrder {
             run: "r".into(),
             regatta: "0".into(),
@@ -205,7 +206,7 @@ fn every_listed_test_gets_the_verdict_of_its_record() {
 
 #[test]
 fn a_unit_that_has_changed_comes_before_what_takes_long() {
-    let known = |ms: u64| Known { p90_us: ms * 1_000, failed_last: false };
+    let known = |ms: u64| Known { p90_us: ms * 1_000, ..Known::default() };
     let mut order = Story::new(policy()).run.order;
     let unit = Unit { suite: "s".into(), name: "edited.py".into() };
     order.known.units.insert(unit.clone(), known(10));

@@ -46,11 +46,11 @@ fn the_next_run_learns_durations_of_good_attempts_and_what_failed_last() {
     drop(store);
     let known = open(&folder).knowledge().unwrap();
     // The oldest run has no say any more.
-    assert_eq!(known.tests[&TestId::new("s", "a")], Known { p90_us: 1000, failed_last: false });
-    assert_eq!(known.tests[&TestId::new("s", "b")], Known { p90_us: 7, failed_last: false });
-    assert_eq!(known.tests[&TestId::new("s", "c")], Known { p90_us: 44, failed_last: true });
+    assert_eq!(known.tests[&TestId::new("s", "a")], Known { p90_us: 1000, failed_last: false, shared_us: 0 });
+    assert_eq!(known.tests[&TestId::new("s", "b")], Known { p90_us: 7, failed_last: false, shared_us: 0 });
+    assert_eq!(known.tests[&TestId::new("s", "c")], Known { p90_us: 44, failed_last: true, shared_us: 0 });
     let unit = Unit { suite: "s".into(), name: "file".into() };
-    assert_eq!(known.units[&unit], Known { p90_us: 1051, failed_last: true });
+    assert_eq!(known.units[&unit], Known { p90_us: 1051, failed_last: true, shared_us: 0 });
 }
 
 #[test]
@@ -67,8 +67,26 @@ fn a_failed_test_that_was_skipped_at_its_retry_failed_last_until_it_is_run_again
 #[test]
 fn nine_of_ten_attempts_stay_below() {
     let mut history = History::default();
-    (1..=10).for_each(|took| history.add(1, "passed", Some(took)));
+    (1..=10).for_each(|took| history.add(1, "passed", Some(took), 0));
     assert_eq!(history.known().p90_us, 9);
+}
+
+#[test]
+fn what_a_test_sets_up_for_others_is_its_units_and_not_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder);
+    let mut first = run("r1", &[("a", &[(Outcome::Passed, 110)]), ("b", &[(Outcome::Passed, 10)])]);
+    first.tests[0].attempts[0].record.as_mut().unwrap().shared_us = 100;
+    store.keep(&first).unwrap();
+    // The other way round.
+    let mut second = run("r2", &[("a", &[(Outcome::Passed, 12)]), ("b", &[(Outcome::Passed, 95)])]);
+    second.tests[1].attempts[0].record.as_mut().unwrap().shared_us = 80;
+    store.keep(&second).unwrap();
+    let known = store.knowledge().unwrap();
+    assert_eq!(known.tests[&TestId::new("s", "a")].p90_us, 12);
+    assert_eq!(known.tests[&TestId::new("s", "b")].p90_us, 15);
+    let unit = Unit { suite: "s".into(), name: "file".into() };
+    assert_eq!(known.units[&unit], Known { p90_us: 27, failed_last: false, shared_us: 100 });
 }
 
 #[test]

@@ -35,6 +35,7 @@ class Regatta:
         self.fold = self.unit = self.tree = self.before = None
         self.told = set()
         self.collected, self.ran = set(), set()
+        self.sharing = False
 
     # Set-up
 
@@ -259,6 +260,17 @@ class Regatta:
                 return False
             self.run_item(session, item, follower)
         return True
+
+    def pytest_fixture_setup(self, fixturedef):
+        """What is set up for a whole class, module or package would be set up again where its tests run apart. A fixture of
+        the session lives as long as the process."""
+        outermost = self.fold is not None and not self.sharing and fixturedef.scope in ("class", "module", "package")
+        self.sharing |= outermost
+        began = self.clock.steady_us()
+        yield
+        if outermost:
+            self.sharing = False
+            self.fold.shared_us += self.clock.steady_us() - began
 
     def run_item(self, session, item, follower):
         name = clean(item.nodeid)

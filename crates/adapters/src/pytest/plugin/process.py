@@ -30,6 +30,7 @@ def main():
     plugin = Regatta(channel, folder, asked)
     for hook in (Regatta.pytest_configure, Regatta.pytest_runtestloop, Regatta.pytest_sessionfinish):
         pytest.hookimpl(tryfirst=True)(hook)
+    pytest.hookimpl(hookwrapper=True)(Regatta.pytest_fixture_setup)
     pytest.hookimpl(hookwrapper=True, trylast=True)(Regatta.pytest_terminal_summary)
     if folder:
         keep_output(folder)

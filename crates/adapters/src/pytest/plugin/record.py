@@ -37,6 +37,7 @@ class Fold:
         self.started = clock.now_us()
         self.began = clock.steady_us()
         self.reports = []
+        self.shared_us = 0
 
     def record(self):
         outcome, native, blamed = self.judge()
@@ -46,6 +47,8 @@ class Fold:
             "duration_us": self.clock.steady_us() - self.began,
             "phases": self.phases(),
         }
+        if self.shared_us:
+            record["shared_us"] = self.shared_us
         if native:
             record["native"] = native
         message = self.message(outcome, native, blamed)
