@@ -3,10 +3,7 @@
 
 use std::collections::HashSet;
 
-use globset::{GlobBuilder, GlobMatcher};
-use regatta_model::{TestId, Unit};
-
-use crate::error::CliError;
+use regatta_model::{Glob, TestId, Unit};
 
 /// What a filter says of a unit whose tests nobody has listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +20,7 @@ pub(crate) enum UnitMatch {
 #[derive(Debug, Clone)]
 enum Pattern {
     Part(String),
-    Whole { text: String, glob: GlobMatcher },
+    Whole(Glob),
 }
 
 /// Which tests are meant.
@@ -34,22 +31,6 @@ pub(crate) struct Filter {
     only: Option<HashSet<TestId>>,
 }
 
-/// A pattern in which only `*` and `?` are special, as a glob over the whole name.
-pub(crate) fn glob(pattern: &str) -> Result<GlobMatcher, CliError> {
-    let mut escaped = String::with_capacity(pattern.len() + 8);
-    for next in pattern.chars() {
-        if matches!(next, '[' | ']' | '{' | '}' | '\\' | '!') {
-            escaped.push('\\');
-        }
-        escaped.push(next);
-    }
-    let glob = GlobBuilder::new(&escaped).literal_separator(false).backslash_escape(true).build();
-    let glob = glob.map_err(|error| {
-        CliError::from_error(crate::exit::Exit::Usage, format!("pattern {pattern:?}"), &error)
-    })?;
-    Ok(glob.compile_matcher())
-}
-
 /// The end of a Python file's name with which a text begins, before `::`. Other dots and colons may stand in the values of
 /// a parametrized test.
 fn file(text: &str) -> Option<&str> {
@@ -58,11 +39,8 @@ fn file(text: &str) -> Option<&str> {
 }
 
 impl Pattern {
-    fn new(text: &str) -> Result<Self, CliError> {
-        if text.contains(['*', '?']) {
-            return Ok(Self::Whole { text: text.to_owned(), glob: glob(text)? });
-        }
-        Ok(Self::Part(text.to_owned()))
+    fn new(text: &str) -> Self {
+        if text.contains(['*', '?']) { Self::Whole(Glob::new(text)) } else { Self::Part(text.to_owned()) }
     }
 
     fn matches(&self, name: &str) -> bool {
@@ -71,7 +49,7 @@ impl Pattern {
                 let own = || name.split_once("::").map_or(name, |(own, _)| own);
                 name.contains(text.as_str()) && file(text).is_none_or(|file| own().ends_with(file))
             }
-            Self::Whole { glob, .. } => glob.is_match(name),
+            Self::Whole(glob) => glob.is_match(name),
         }
     }
 
@@ -81,7 +59,8 @@ impl Pattern {
             Self::Part(text) if unit.contains(text.as_str()) => UnitMatch::Whole,
             Self::Part(text) if file(text).is_some_and(|file| !unit.ends_with(file)) => UnitMatch::None,
             Self::Part(_) => UnitMatch::Undecided,
-            Self::Whole { text, glob } => {
+            Self::Whole(glob) => {
+                let text = glob.pattern();
                 let fixed = text.split(['*', '?']).next().unwrap_or_default();
                 let begin = format!("{unit}::");
                 if text.ends_with('*') && glob.is_match(unit) {
@@ -98,15 +77,9 @@ impl Pattern {
 
 impl Filter {
     /// Any of `include` (all if there is none) and none of `exclude`.
-    pub(crate) fn new<'a>(
-        include: impl Iterator<Item = &'a String>,
-        exclude: &[String],
-    ) -> Result<Self, CliError> {
-        Ok(Self {
-            include: include.map(|text| Pattern::new(text)).collect::<Result<_, _>>()?,
-            exclude: exclude.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>()?,
-            only: None,
-        })
+    pub(crate) fn new(include: &[String], exclude: &[String]) -> Self {
+        let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
+        Self { include: patterns(include), exclude: patterns(exclude), only: None }
     }
 
     /// And only these tests.
@@ -161,7 +134,7 @@ mod tests {
 
     fn filter(include: &[&str], exclude: &[&str]) -> Filter {
         let own = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        Filter::new(own(include).iter(), &own(exclude)).unwrap()
+        Filter::new(&own(include), &own(exclude))
     }
 
     #[test]
@@ -181,6 +154,7 @@ mod tests {
             (&["b.py::t"], &[], "a.py::t[b.py::t]", false),
             (&["t[b.py::t]"], &[], "a.py::t[b.py::t]", true),
             (&["b.py::t"], &[], "d/b.py::t", true),
+            (&["*::é?"], &[], "a.py::éé", true),
         ];
         for (include, exclude, name, expected) in table {
             assert_eq!(

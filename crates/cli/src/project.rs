@@ -8,13 +8,13 @@ use regatta_adapters::{
     Adapter, AdapterError, Cargo, CargoConfig, Commands, CommandsConfig, Framework, Pytest, PytestConfig,
     detect,
 };
-use regatta_model::{Knowledge, Route, SuiteOrder, TestId, Units};
+use regatta_model::{Glob, Knowledge, Route, SuiteOrder, TestId, Units};
 
 use crate::args::{Place, Selection};
 use crate::config::{Config, FILE, Kind, Step, SuiteConfig};
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::filter::{Filter, glob};
+use crate::filter::Filter;
 
 /// The queue for what no configuration routes elsewhere.
 pub(crate) const QUEUE: &str = "regatta";
@@ -90,7 +90,7 @@ impl Project {
     /// The filter of a command line.
     pub(crate) fn filter(&self, selection: &Selection, known: &Knowledge) -> Result<Filter, CliError> {
         let include: Vec<String> = self.spelled(selection.patterns.iter().chain(&selection.filter));
-        let filter = Filter::new(include.iter(), &self.spelled(&selection.exclude))?;
+        let filter = Filter::new(&include, &self.spelled(&selection.exclude));
         if !selection.failed {
             return Ok(filter);
         }
@@ -210,7 +210,7 @@ fn configured(
     let routes = config
         .route
         .iter()
-        .map(|route| Ok(Route { pattern: glob(&route.tests)?, queue: route.queue.clone() }));
+        .map(|route| Route { pattern: Glob::new(&route.tests), queue: route.queue.clone() });
     let units = match config.split_files {
         Some(true) => Units::Together,
         Some(false) => Units::Whole,
@@ -219,7 +219,7 @@ fn configured(
     let order = SuiteOrder {
         suite: adapter.suite(),
         queue: config.queue.clone().unwrap_or_else(|| QUEUE.to_owned()),
-        routes: routes.collect::<Result<_, CliError>>()?,
+        routes: routes.collect(),
         units,
         held: is_held(config.adapter, trees),
     };

@@ -9,6 +9,7 @@
 mod attempt;
 mod event;
 mod fold;
+mod glob;
 mod ids;
 mod plan;
 mod run;
@@ -17,6 +18,7 @@ mod wire;
 pub use attempt::{Attempt, Fault, FaultKind, Judgement, Outcome, Output, Phase, Record, Verdict};
 pub use event::{CancelReason, EVENTS_SCHEMA, Listed, Policy, RunEvent, Stamped, Suite, TeardownFailed};
 pub use fold::{RunRecord, TestRecord, Totals};
+pub use glob::Glob;
 pub use ids::{BatchId, Digest, Lease, RunId, SuiteName, TestId, Time, Token, Unit, WorkerName};
 pub use plan::{Lane, Plan, Together, Work};
 pub use run::{Command, Input, Knowledge, Known, Route, Run, RunOrder, SuiteOrder, Units};

@@ -116,6 +116,20 @@ fn filters_choose_and_none_left_is_4() {
 }
 
 #[test]
+fn a_question_mark_is_one_character_in_a_filter_and_in_a_route() {
+    let project = Project::of_commands(&[("t-é", "true"), ("t-xy", "true")]);
+    assert_eq!(project.regatta(&["list", "t-?"]).expect(0).stdout, "smoke t-é\n");
+    assert_eq!(project.regatta(&["list", "t-??"]).expect(0).stdout, "smoke t-xy\n");
+    let suite = std::fs::read_to_string(project.path().join("regatta.toml")).unwrap();
+    let route = "[[suite.smoke.route]]\ntests = \"t-?\"\nqueue = \"letters\"\n";
+    project.write("regatta.toml", &format!("{suite}{route}"));
+    project.regatta(&["run"]).expect(0);
+    let sent = project.facts("batch_sent");
+    let to_letters = sent.iter().find(|fact| fact["queue"] == "letters").expect("é is a letter");
+    assert_eq!(to_letters["items"][0][0]["test"], "t-é");
+}
+
+#[test]
 fn json_is_the_ledger_itself() {
     let project = Project::of_commands(&[("a", "true"), ("b", "false")]);
     let ended = project.regatta(&["run", "--format", "json"]).expect(1);

@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 
-use globset::GlobMatcher;
-
 use crate::{
-    BatchId, BatchOrder, BatchReport, Digest, Fault, Item, Lane, Listed, Policy, Progress, RunEvent, RunId,
-    Suite, SuiteName, TeardownFailed, TestId, Unit,
+    BatchId, BatchOrder, BatchReport, Digest, Fault, Glob, Item, Lane, Listed, Policy, Progress, RunEvent,
+    RunId, Suite, SuiteName, TeardownFailed, TestId, Unit,
 };
 
 /// What one run is asked to do.
@@ -82,7 +80,7 @@ impl SuiteOrder {
 #[derive(Debug, Clone)]
 pub struct Route {
     /// A pattern on the test's (or unit's) name.
-    pub pattern: GlobMatcher,
+    pub pattern: Glob,
     /// The queue.
     pub queue: String,
 }

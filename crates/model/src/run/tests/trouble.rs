@@ -5,7 +5,7 @@ use super::*;
 /// A run whose tests `gpu*` go to a queue of their own.
 fn with_gpu() -> Story {
     let mut order = Story::new(policy()).run.order;
-    let pattern = globset::Glob::new("gpu*").unwrap().compile_matcher();
+    let pattern = crate::Glob::new("gpu*");
     order.suites[0].routes.push(Route { pattern, queue: "gpu".into() });
     Story::of(order)
 }
