@@ -376,7 +376,8 @@ fn keep(
     }
     let shown = face.end(record, relative(folder));
     ledger.and(run).and(junit).map_err(|error| unwritable(folder, &error))?;
-    shown
+    // A terminal that was closed takes nothing more, and has told so by a signal.
+    shown.or_else(|error| if exit == Exit::Interrupted { Ok(()) } else { Err(error) })
 }
 
 /// How the process ends, with words where there were no tests: nothing else that was shown says what to do.

@@ -1,4 +1,4 @@
-//! Ctrl-C, once and twice; and SIGTERM.
+//! Ctrl-C, once and twice; SIGTERM and SIGHUP.
 
 use std::time::Instant;
 
@@ -135,16 +135,53 @@ fn the_second_signal_kills_at_once_and_nothing_is_left() {
 }
 
 #[test]
-fn a_service_manager_s_signal_kills_at_once_and_every_file_is_written() {
+fn a_signal_that_kill_may_follow_ends_all_at_once_and_every_file_is_written() {
     let seconds = "86400.75";
-    let project = Project::of_commands(&[("a", &format!("sleep {seconds}")), ("b", "true")]);
-    let run = started(&project);
-    run.signal(Signal::SIGTERM);
-    run.wait().expect(130);
-    assert!(!somebody_runs(seconds));
-    assert_eq!(project.verdicts(), ["a unjudged", "b unjudged"]);
-    assert_eq!(project.run_json()["cancelled"], "interrupted");
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let project = Project::of_commands(&[("a", &format!("sleep {seconds}")), ("b", "true")]);
+        let run = started(&project);
+        run.signal(signal);
+        run.wait().expect(130);
+        assert!(!somebody_runs(seconds));
+        assert_eq!(project.verdicts(), ["a unjudged", "b unjudged"], "{signal}");
+        assert_eq!(project.run_json()["cancelled"], "interrupted");
+        assert!(project.run_folder().join("junit.xml").exists());
+    }
+}
+
+/// Starts a program on a terminal of its own, and closes the terminal when somebody says something in `begun`.
+const CLOSED: &str = "
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+open('begun').read()
+os.close(terminal)
+print('exit', os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
+
+#[test]
+fn a_terminal_that_is_closed_ends_the_run_and_every_file_is_written() {
+    let project = Project::of_commands(&[("a", "echo > begun; sleep 86400.875")]);
+    nix::unistd::mkfifo(&project.path().join("begun"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let python = regatta_testbed::python().display().to_string();
+    let arguments = ["-c", CLOSED, env!("CARGO_BIN_EXE_regatta"), "run"];
+    let ended = Running::start(project.program(&python, &arguments)).wait().expect(0);
+    assert_eq!(ended.stdout, "exit 130\n");
+    assert_eq!(project.verdicts(), ["a unjudged"]);
+    assert_eq!(project.run_json()["exit_code"], 130);
     assert!(project.run_folder().join("junit.xml").exists());
+}
+
+#[test]
+fn whoever_is_started_to_outlive_its_terminal_does() {
+    let project = Project::of_commands(&[("a", "while test ! -e go; do sleep 0.05; done")]);
+    let arguments = [env!("CARGO_BIN_EXE_regatta"), "run", "--format", "json"];
+    let mut run = Running::start(project.program("nohup", &arguments));
+    run.wait_for("\"attempt_started\"");
+    run.signal(Signal::SIGHUP);
+    project.write("go", "");
+    run.wait().expect(0);
 }
 
 #[test]
