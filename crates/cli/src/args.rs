@@ -11,7 +11,7 @@ use crate::config::{RETRIES_MAX, SLOTS_MAX, possible};
 
 /// Runs a project's tests, spread over workers, and ends with one proven verdict per test.
 #[derive(Debug, Parser)]
-#[command(name = "regatta", version, about, propagate_version = true)]
+#[command(name = "regatta", version, propagate_version = true)]
 #[command(
     after_help = "Exit codes: 0 all passed, 1 tests failed, 2 usage or configuration, 3 something could not be \
                         judged, 4 no tests found, 130 interrupted."

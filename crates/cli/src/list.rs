@@ -25,7 +25,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
     if project.suites.is_empty() {
         return Err(project.nothing_here());
     }
-    let store = State::open(&project.tree).ok().and_then(|state| Store::open(&state.store_file()).ok());
+    let store = State::find(&project.tree).and_then(|state| Store::open(&state.store_file()).ok());
     let known = store.as_ref().and_then(|store| store.knowledge().ok()).unwrap_or_default();
     let cancel = Cancel::new().map_err(|error| CliError::from_error(Exit::Fault, "can't list", &error))?;
     let listing = Listing {

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> Result<Exit, CliError> {
-    surroundings::start_logs(&args);
+    surroundings::start_logs(&args)?;
     let threads = if matches!(args.command, Command::Run(_)) { RUN_THREADS } else { 1 };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(threads).enable_all().build();

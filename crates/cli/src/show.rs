@@ -33,9 +33,10 @@ fn folder(args: &ShowArgs) -> Result<PathBuf, CliError> {
     if let Some(path) = args.run.as_ref().map(PathBuf::from).filter(|path| path.join(EVENTS_FILE).exists()) {
         return Ok(path);
     }
-    let state = State::open(&args.tree).map_err(|error| {
-        CliError::from_error(Exit::Usage, format!("there are no runs in {}", args.tree.display()), &error)
-    })?;
+    let nothing = || {
+        CliError::usage(format!("there are no runs in {}", args.tree.display())).hint("regatta run makes one")
+    };
+    let state = State::find(&args.tree).ok_or_else(nothing)?;
     if let Some(run) = &args.run {
         return Ok(state.run_folder(&RunId(run.clone())));
     }
@@ -43,8 +44,5 @@ fn folder(args: &ShowArgs) -> Result<PathBuf, CliError> {
     let has_facts =
         |folder: &PathBuf| folder.join(EVENTS_FILE).metadata().is_ok_and(|ledger| ledger.len() > 0);
     let runs = state.runs().unwrap_or_default();
-    let newest = runs.iter().rev().map(|run| state.run_folder(run)).find(has_facts);
-    newest.ok_or_else(|| {
-        CliError::usage(format!("there are no runs in {}", args.tree.display())).hint("regatta run makes one")
-    })
+    runs.iter().rev().map(|run| state.run_folder(run)).find(has_facts).ok_or_else(nothing)
 }

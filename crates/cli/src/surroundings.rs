@@ -15,10 +15,19 @@ use crate::exit::Exit;
 const OURS: &str = "REGATTA_";
 
 /// Starts to log to standard error.
-pub(crate) fn start_logs(args: &Args) {
+///
+/// # Errors
+/// When what was typed is no filter.
+pub(crate) fn start_logs(args: &Args) -> Result<(), CliError> {
     let quiet = if matches!(args.command, Command::Worker(_)) { "info" } else { "error" };
-    let filter = EnvFilter::builder().parse_lossy(args.log.as_deref().unwrap_or(quiet));
+    let filter = args.log.as_deref().unwrap_or(quiet);
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+        CliError::from_error(Exit::Usage, format!("the log filter {filter:?} can't be used"), &error)
+            .hint("a level (error, warn, info, debug, trace, off), or such as regatta_worker=debug,info")
+            .hint("it comes from --log or REGATTA_LOG")
+    })?;
     regatta_console::log(filter, matches!(args.log_format, LogFormat::Json));
+    Ok(())
 }
 
 /// The environment in which tests start.

@@ -287,8 +287,10 @@ impl<'a> Summary<'a> {
         self.out.push('\n');
         let bad = totals.failed > 0 || !self.record.teardowns_failed.is_empty();
         let fault = totals.unjudged + totals.pending > 0 || !self.record.listing_faults.is_empty();
+        let empty = !self.record.filtered && self.record.suites_empty().next().is_some();
         let (paint, word) = match (bad, fault) {
             _ if totals.tests == 0 && !fault => (Paint::Odd, "No tests"),
+            (false, false) if empty => (Paint::Odd, "Incomplete"),
             (true, _) => (Paint::Bad, "Failed"),
             (false, true) => (Paint::Fault, "Not all judged"),
             (false, false) => (Paint::Good, "Passed"),

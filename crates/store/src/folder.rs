@@ -38,6 +38,12 @@ impl State {
         Ok(Self { root })
     }
 
+    /// The folder where it is there already; nothing is made.
+    #[must_use]
+    pub fn find(tree: &Path) -> Option<Self> {
+        Some(Self { root: tree.join(".regatta") }).filter(|state| state.root.is_dir())
+    }
+
     /// Where the history is.
     #[must_use]
     pub fn store_file(&self) -> PathBuf {
@@ -298,7 +304,9 @@ mod tests {
     #[test]
     fn old_run_folders_go_and_git_sees_nothing() {
         let tree = tempfile::tempdir().unwrap();
+        assert!(State::find(tree.path()).is_none());
         let state = State::open(tree.path()).unwrap();
+        assert!(State::find(tree.path()).is_some());
         for run in ["b", "a", "c"] {
             RunFolder::create(&state.run_folder(&run.into())).unwrap();
         }

@@ -180,6 +180,29 @@ fn usage_errors_are_2() {
 }
 
 #[test]
+fn without_a_command_it_says_what_it_is_for() {
+    let said = Project::new(&[]).regatta(&[]).expect(2).stderr;
+    assert!(said.starts_with("Runs a project's tests, spread over workers"), "{said}");
+}
+
+#[test]
+fn a_log_filter_that_says_nothing_is_an_error_with_what_to_do() {
+    let project = Project::of_commands(&[("a", "true")]);
+    for filter in ["x=[", "regatta=loud", "info,a=b=c"] {
+        let ended = project.regatta(&["list", "--log", filter]).expect(2);
+        let begin = format!("error: the log filter {filter:?} can't be used\ncaused by: ");
+        assert!(ended.stderr.starts_with(&begin) && ended.stdout.is_empty(), "{ended:?}");
+        assert!(ended.stderr.contains("hint: a level"), "{}", ended.stderr);
+        let mut command = project.command(&["list"]);
+        let from_variable = command.env("REGATTA_LOG", filter).output().unwrap();
+        assert_eq!(from_variable.status.code(), Some(2));
+    }
+    for filter in ["", "off", "regatta_worker=debug,warn"] {
+        project.regatta(&["list", "--log", filter]).expect(0);
+    }
+}
+
+#[test]
 fn nothing_to_work_with_and_no_time() {
     for (text, words) in [
         ("workers = 0\n", "expected a number from 1 to 1024"),

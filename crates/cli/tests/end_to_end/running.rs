@@ -84,6 +84,8 @@ fn a_suite_without_tests_is_4_unless_a_filter_left_it_none() {
         ("empty.txt", "# all of them have moved\n"),
     ]);
     let ended = project.regatta(&["run"]).expect(4);
+    let last = "Incomplete: 1 test in ";
+    assert!(ended.stdout.contains(last) && !ended.stdout.contains("Passed"), "{}", ended.stdout);
     assert!(ended.stdout.contains("Suite moved has no tests."), "{}", ended.stdout);
     assert!(ended.stderr.contains("error: no tests were found in suite moved"), "{}", ended.stderr);
     assert_eq!(project.run_json()["exit_code"], 4);
@@ -93,7 +95,8 @@ fn a_suite_without_tests_is_4_unless_a_filter_left_it_none() {
     assert!(listed.stderr.contains("error: no tests were found in suite moved"), "{}", listed.stderr);
     project.regatta(&["list", "one"]).expect(0);
     for filtered in [&["run", "one"][..], &["run", "--exclude", "two"], &["run", "--suite", "smoke"]] {
-        project.regatta(filtered).expect(0);
+        let ended = project.regatta(filtered).expect(0);
+        assert!(ended.stdout.contains("Passed: 1 test in "), "{}", ended.stdout);
     }
     project.regatta(&["show"]).expect(0);
     project.write("list.txt", "one: false\n");
@@ -281,4 +284,15 @@ fn a_full_disk_ends_the_run_and_what_is_known_is_shown() {
     let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["events.jsonl", "junit.xml", "run.json"]);
+}
+
+#[test]
+fn whoever_only_looks_leaves_nothing_behind() {
+    let project = Project::of_commands(&[("a", "true")]);
+    project.regatta(&["list"]).expect(0);
+    for arguments in [&["show"][..], &["show", "20991231-235959-empty"]] {
+        let ended = project.regatta(arguments).expect(2);
+        assert!(ended.stderr.starts_with("error: there are no runs in ."), "{}", ended.stderr);
+    }
+    assert!(!project.path().join(".regatta").exists());
 }
