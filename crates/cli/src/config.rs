@@ -219,6 +219,8 @@ impl Config {
     }
 
     fn parse(name: &str, text: &str) -> Result<Self, CliError> {
+        // Some editors begin every file with this mark (U+FEFF); it is no part of what the file says.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let source = Source { name: name.to_owned(), text: text.to_owned() };
         match toml::from_str(text) {
             Ok(config) => {

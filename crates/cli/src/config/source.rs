@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, MietteError, MietteSpanContents,
+    Report, SourceCode, SourceSpan, SpanContents,
+};
 use toml::de::{DeTable, DeValue};
 
 use crate::error::CliError;
@@ -102,13 +105,41 @@ impl Wrong {
         if let Some(span) = self.span.clone() {
             diagnostic = diagnostic.with_label(LabeledSpan::at(span, "here"));
         }
-        let report = Report::new(diagnostic).with_source_code(NamedSource::new(name, text.to_owned()));
+        let report = Report::new(diagnostic)
+            .with_source_code(ByCharacters { name: name.to_owned(), text: text.to_owned() });
         let mut shown = String::new();
         let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor());
         match handler.render_report(&mut shown, report.as_ref()) {
             Ok(()) => shown.trim_end().to_owned(),
             Err(_) => self.message.clone(),
         }
+    }
+}
+
+/// The file for miette, which counts bytes in columns; whoever looks for the place counts characters.
+struct ByCharacters {
+    name: String,
+    text: String,
+}
+
+impl SourceCode for ByCharacters {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        lines_before: usize,
+        lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let found = self.text.read_span(span, lines_before, lines_after)?;
+        let before = self.text.get(..found.span().offset()).unwrap_or_default();
+        let column = before.chars().rev().take_while(|&before| before != '\n').count();
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            found.data(),
+            *found.span(),
+            found.line(),
+            column,
+            found.line_count(),
+        )))
     }
 }
 

@@ -139,6 +139,11 @@ fn whatever_is_wrong_is_shown_where_it_is() {
         (format!("{suite}queue = \"\"\n{}", test("a")), "3:9", "has 1 to 200 bytes"),
         ("[suite.s]\nadapter = \"pytest\"\npython = \"\"\n".to_owned(), "3:10", "a path can't be empty"),
         (format!("{suite}queue = \"amq.x\"\n{}", test("a")), "3:9", "the broker's own"),
+        // Columns count characters, and a mark at the beginning is none.
+        ("env = { \"é\" = \"a\", \"=\" = \"\" }\n".to_owned(), "1:20", "can't name a variable"),
+        ("env = { \"éé\" = 1 }\n".to_owned(), "1:16", "expected a string"),
+        ("\u{feff}retrys = 1\n".to_owned(), "1:1", "did you mean `retries`?"),
+        ("\u{feff}[suite.\"\"]\nadapter = \"pytest\"\n".to_owned(), "1:8", "a suite needs a name"),
         (
             format!(
                 "{suite}{}[[suite.s.route]]\ntests = \"*\"\nqueue = \"{}\"\n",
