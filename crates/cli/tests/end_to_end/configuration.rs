@@ -28,7 +28,7 @@ fn an_unknown_key_and_what_was_meant() {
 fn an_unknown_key_of_a_suite() {
     insta::assert_snapshot!(wrong("[suite.unit]\nadapter = \"pytest\"\npath = [\"t\"]\n"), @r#"
     error: regatta.toml says something that regatta doesn't understand
-      × unknown key `path`, expected one of `adapter`, `paths`, `args`, `python`, `manifest`, `env`, `file`, `test`, `queue`, `route`
+      × unknown key `path`, expected one of `adapter`, `paths`, `args`, `python`, `split-files`, `manifest`, `env`, `file`, `test`, `queue`, `route`
        ╭─[regatta.toml:3:1]
      2 │ adapter = "pytest"
      3 │ path = ["t"]
