@@ -75,7 +75,10 @@ struct Warm {
 
 impl Warm {
     fn new(pytest: &Pytest, tree: &Path) -> Self {
-        let place = Place { tree, slot: 3, slots: 4 };
+        Self::at(pytest, Place { tree, slot: 3, slots: 4 })
+    }
+
+    fn at(pytest: &Pytest, place: Place<'_>) -> Self {
         let Runner::Warm(session) = pytest.runner(place, None).unwrap() else { panic!("a warm process") };
         Self { session, process: None }
     }
@@ -233,6 +236,33 @@ fn what_was_written_for_xdist_finds_its_slot() {
             assert_eq!(record.outcome, Outcome::Passed, "{test}: {}", record.output.text);
         }
     }
+}
+
+#[test]
+fn processes_share_no_file_that_the_options_of_pytest_name() {
+    let (tree, _) = project();
+    let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
+    write("pytest.ini", "[pytest]\naddopts = --basetemp=temp --junitxml=report.xml\n");
+    write(
+        "test_kept.py",
+        "import os\n\nKEPT = []\n\ndef test_first(tmp_path):\n    KEPT.append(tmp_path / str(os.getpid()))\n    \
+         KEPT[0].write_text('mine')\n\ndef test_second(tmp_path):\n    assert KEPT[0].read_text() == 'mine'\n",
+    );
+    let python = Some(regatta_testbed::python());
+    let pytest = Pytest::new(PytestConfig { python, ..PytestConfig::new(tree.path()) });
+    let mut slots = [0, 1].map(|slot| Warm::at(&pytest, Place { tree: tree.path(), slot, slots: 2 }));
+    for (slot, test) in [(0, "first"), (1, "first"), (0, "second"), (1, "second")] {
+        for (test, record) in slots[slot].ask(&[Item::Test(format!("test_kept.py::test_{test}"))]).0 {
+            assert_eq!(record.outcome, Outcome::Passed, "{test} {slot}: {}", record.output.text);
+        }
+    }
+    for (mut child, requests, mut records) in slots.into_iter().filter_map(|slot| slot.process) {
+        drop(requests);
+        std::io::copy(&mut records, &mut std::io::sink()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+    assert!(tree.path().join("temp/popen-gw1").exists());
+    assert!(!tree.path().join("report.xml").exists(), "a part of the tests looks like all of them");
 }
 
 #[test]

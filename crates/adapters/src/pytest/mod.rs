@@ -5,8 +5,8 @@
 //! environment, so that nothing is written into the tree. `PYTHONHASHSEED` is fixed, since tests that are parametrised by a set must have
 //! the same names in every process; a configuration that sets it has its way.
 //!
-//! What it can't do: an `addopts` line that asks for a choice over the whole run (`--lf`, `-x`, `-n`, `--splits`) has no
-//! meaning for a part of it and is taken back or applies file by file. Fixtures of a session are set up once in each
+//! What it can't do: an `addopts` line that asks for a choice or a report over the whole run (`--lf`, `-x`, `-n`,
+//! `--splits`, `--junitxml`) has no meaning for a part of it and is taken back or applies file by file. Fixtures of a session are set up once in each
 //! process, and torn down when it ends; that a test of another file is then named for their failure isn't possible.
 
 mod listing;

@@ -16,7 +16,7 @@ import traceback
 from .channel import Clock
 from .fixtures import forget_collected, forget_failed, forget_subtests, keep_conftests
 from .record import Fold, clean, collect_record, first_line
-from .slot import xdist_slot
+from .slot import own_basetemp, xdist_slot
 from .tree import Tree, Unit, collecting, unit_of
 
 LIST_BEGIN = "<<regatta-units>>"
@@ -55,10 +55,12 @@ class Regatta:
             "stepwise_reset": False,
             "cacheclear": False,
             "collectonly": False,
+            "xmlpath": None,
         }
         for option, value in neutral.items():
             if hasattr(config.option, option):
                 setattr(config.option, option, value)
+        own_basetemp(config)
         slot = xdist_slot(config)
         if slot is not None:
             # Of fixtures of plugins the last counts, and xdist is there by now; a project's own go before all of them.

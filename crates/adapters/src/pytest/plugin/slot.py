@@ -3,6 +3,16 @@
 import os
 
 
+def own_basetemp(config):
+    """pytest empties the folder that `--basetemp` names when it first needs one, whoever else is in it: so each slot has a
+    folder in there, named as xdist names them."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    given = getattr(config.option, "basetemp", None)
+    if worker is not None and given:
+        os.makedirs(given, mode=0o700, exist_ok=True)
+        config.option.basetemp = os.path.join(given, f"popen-{worker}")
+
+
 def xdist_slot(config):
     """A plugin with xdist's own fixture as one of its workers has it; none where xdist isn't.
 
