@@ -40,6 +40,14 @@ pub(crate) fn utc_offset_hours() -> f64 {
     if seconds == 0 { 0.0 } else { -f64::from(seconds) / 3600.0 }
 }
 
+/// Longer than this is as good as for ever: no year of five digits can be written.
+const DELAY_MAX: Duration = Duration::from_secs(7000 * 365 * 24 * 3600);
+
+/// So long after `time`.
+pub(crate) fn after(time: SystemTime, delay: Duration) -> SystemTime {
+    time.checked_add(delay.min(DELAY_MAX)).unwrap_or(time)
+}
+
 /// `2026-11-24T03:05:22.214605+00:00`.
 pub(crate) fn iso(time: SystemTime) -> String {
     let time = Timestamp::try_from(time).unwrap_or(Timestamp::MAX);

@@ -24,7 +24,7 @@ pub use self::inspect::{Answer, Inspect};
 use self::pending::Pending;
 pub use self::pending::Update;
 pub use self::replies::{REPLIES_PREFETCH, Replies, Reply, ReplyRoute};
-pub(crate) use self::send::{describe_args, describe_kwargs};
+pub(crate) use self::send::{describe_args, describe_kwargs, lifetime};
 pub use self::task::Task;
 use crate::error::{ClientError, SendError};
 use crate::transport::{Broker, Queue};

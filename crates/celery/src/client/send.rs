@@ -4,13 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use crate::client::task::Eta;
 use crate::client::{Inner, Task};
-use crate::clock::iso;
+use crate::clock::{after, iso};
 use crate::error::SendError;
 use crate::transport::{Broker, PublishError, Publishing, Queue, Value};
 use crate::wire::{RawJson, TaskMessage};
 
 /// The longest description of arguments in a header; Celery's own limit.
 const REPR_LIMIT: usize = 1024;
+
+/// The longest time to live that RabbitMQ takes; for more it closes the channel.
+const LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Publishes a task, confirmed; makes its queue, where the options allow it, when it isn't there.
 pub(crate) async fn publish(inner: &Inner, task: Task, id: &str) -> Result<(), SendError> {
@@ -62,11 +65,11 @@ impl Call {
             let now = SystemTime::now();
             message.eta = task.eta.map(|eta| match eta {
                 Eta::At(time) => iso(time),
-                Eta::In(delay) => iso(now + delay),
+                Eta::In(delay) => iso(after(now, delay)),
             });
-            message.expires = task.expires.map(|expires| iso(now + expires));
+            message.expires = task.expires.map(|expires| iso(after(now, expires)));
         }
-        let expiration = task.expires.map(|expires| expires.as_millis().to_string());
+        let expiration = task.expires.and_then(lifetime);
         let (exchange, routing_key, headers) = (task.exchange, task.routing_key, task.headers);
         Ok(Self { message, exchange, routing_key, expiration, headers })
     }
@@ -80,6 +83,11 @@ impl Call {
         let routing_key = self.routing_key.clone();
         Publishing { exchange: self.exchange.as_str().into(), routing_key, properties, body, mandatory: true }
     }
+}
+
+/// How long a message may wait in a queue, as its property says it; beyond [`LIFETIME_MAX`] the header `expires` must do.
+pub(crate) fn lifetime(time: Duration) -> Option<String> {
+    (time <= LIFETIME_MAX).then(|| time.as_millis().to_string())
 }
 
 /// Positional arguments as people see them.

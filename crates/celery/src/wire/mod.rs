@@ -15,6 +15,7 @@ pub use self::control::{ControlReply, ControlRequest, ReplyAddress};
 pub use self::event::Event;
 pub use self::json::{JsonError, RawJson};
 pub use self::result::{ResultMessage, State};
+pub(crate) use self::task::deflate;
 pub use self::task::{Embed, TaskMessage};
 
 /// Why a message can't be taken, and whom to tell.

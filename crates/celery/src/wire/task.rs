@@ -447,7 +447,8 @@ fn inflate(headers: &Headers, body: &[u8]) -> Result<Option<Vec<u8>>, String> {
     }
 }
 
-fn deflate(body: &[u8]) -> Vec<u8> {
+/// A body compressed as kombu's `gzip` does it.
+pub(crate) fn deflate(body: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::read::ZlibEncoder::new(body, flate2::Compression::default());
     let mut out = Vec::new();
     // Reading from memory and writing to memory can't fail.

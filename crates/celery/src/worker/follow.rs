@@ -4,99 +4,25 @@
 //! Groups and chords as a step are beyond it: they need a result backend that counts, which `rpc://` isn't. A task
 //! with such a step is refused before it runs, since to run it alone would lose the step silently.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::client::{describe_args, describe_kwargs};
 use crate::wire::{RawJson, TaskMessage};
+use crate::worker::signature::{Signature, Step};
 
-/// A task to publish.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Step {
-    pub(crate) message: TaskMessage,
-    pub(crate) exchange: String,
-    pub(crate) routing_key: String,
+/// What is published when a task has succeeded.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Following {
+    pub(crate) steps: Vec<Step>,
+    /// What its result tells of them: Celery's form of results that are still to come.
+    pub(crate) children: Vec<Value>,
 }
 
-/// A call as Celery writes it into another message.
-#[derive(Debug, Clone, Deserialize)]
-struct Signature {
-    task: String,
-    #[serde(default)]
-    args: Vec<RawJson>,
-    #[serde(default)]
-    kwargs: Option<RawJson>,
-    #[serde(default)]
-    options: Map<String, Value>,
-    #[serde(default)]
-    subtask_type: Option<String>,
-    #[serde(default)]
-    immutable: bool,
-}
-
-impl Signature {
-    fn read(text: &RawJson) -> Result<Self, String> {
-        let signature: Self =
-            text.to().map_err(|error| format!("a following step can't be read: {error}"))?;
-        match &signature.subtask_type {
-            None => Ok(signature),
-            Some(kind) => Err(format!("a following step is a {kind}, which this worker can't go on with")),
-        }
-    }
-
-    fn option(&self, name: &str) -> Option<&str> {
-        self.options.get(name).and_then(Value::as_str)
-    }
-
-    /// The message that calls it, after `parent`, with `first` as its first argument unless it is immutable.
-    fn step(
-        &self,
-        app: &App,
-        parent: &TaskMessage,
-        first: Option<&RawJson>,
-        new_id: &mut dyn FnMut() -> String,
-    ) -> Result<Step, String> {
-        let id = self.option("task_id").map_or_else(&mut *new_id, str::to_owned);
-        let mut message = TaskMessage::new(self.task.as_str(), id);
-        message.args = first.filter(|_| !self.immutable).into_iter().chain(&self.args).cloned().collect();
-        if let Some(kwargs) = self.kwargs.as_ref().filter(|kwargs| !kwargs.is_null()) {
-            message.kwargs =
-                kwargs.to_entries().map_err(|error| format!("a following step can't be read: {error}"))?;
-        }
-        message.argsrepr = Some(describe_args(&message.args));
-        message.kwargsrepr = Some(describe_kwargs(&message.kwargs));
-        message.root_id = parent.root_id.clone().or_else(|| Some(parent.id.clone()));
-        message.parent_id = Some(parent.id.clone());
-        message.reply_to = self.option("reply_to").map(str::to_owned);
-        message.priority = self
-            .options
-            .get("priority")
-            .and_then(Value::as_u64)
-            .and_then(|priority| u8::try_from(priority).ok());
-        message.ignore_result = self.options.get("ignore_result").and_then(Value::as_bool).or(Some(false));
-        let seconds = |name: &str| self.options.get(name).and_then(Value::as_f64);
-        message.timelimit = (seconds("time_limit"), seconds("soft_time_limit"));
-        message.embed.callbacks = self.list("link")?;
-        message.embed.errbacks = self.list("link_error")?;
-        let (exchange, routing_key) =
-            match (self.option("queue"), self.option("exchange"), self.option("routing_key")) {
-                (Some(queue), _, _) => (String::new(), queue),
-                (None, Some(exchange), Some(key)) => (exchange.to_owned(), key),
-                (None, None, Some(key)) => (String::new(), key),
-                (None, _, None) => (String::new(), app.queue_of(&self.task)),
-            };
-        Ok(Step { message, exchange, routing_key: routing_key.to_owned() })
-    }
-
-    fn list(&self, option: &str) -> Result<Option<Vec<RawJson>>, String> {
-        let many = match self.options.get(option) {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::Array(many)) => many.iter().map(RawJson::of).collect::<Result<_, _>>(),
-            Some(one) => RawJson::of(one).map(|one| vec![one]),
-        };
-        many.map(Some).map_err(|error| format!("a following step can't be written: {error}"))
-    }
+/// How a task's result names another one.
+pub(crate) fn child(id: &str) -> Value {
+    json!([[id, null], null])
 }
 
 /// Whether this worker can go on with everything that follows the task, as far as it is its turn.
@@ -117,25 +43,36 @@ pub(crate) fn after_success(
     app: &App,
     message: &TaskMessage,
     result: &RawJson,
+    now: SystemTime,
     new_id: &mut dyn FnMut() -> String,
-) -> Result<Vec<Step>, String> {
+) -> Result<Following, String> {
     let callbacks = message.embed.callbacks.as_deref().unwrap_or_default();
     // Celery puts two or more callbacks into a new group, and a single one into none.
     let group = (callbacks.len() > 1).then(&mut *new_id);
-    let mut steps = linked(app, message, callbacks, result, group.as_deref(), new_id)?;
+    let steps = linked(app, message, callbacks, result, group.as_deref(), now, new_id)?;
+    let named = match &group {
+        Some(group) => {
+            let members: Vec<Value> = steps.iter().map(|step| child(&step.message.id)).collect();
+            vec![json!([[group, null], members])]
+        }
+        None => children(&steps),
+    };
+    let mut following = Following { steps, children: named };
     // A chain is written last step first.
     if let Some((next, rest)) = message.embed.chain.as_deref().and_then(<[_]>::split_last) {
-        let mut step = Signature::read(next)?.step(app, message, Some(result), new_id)?;
+        let mut step = step(app, message, next, result, now, new_id)?;
         step.message.embed.chain = Some(rest.to_vec());
-        steps.push(step);
+        following.children.extend(children(std::slice::from_ref(&step)));
+        following.steps.push(step);
     }
-    Ok(steps)
+    Ok(following)
 }
 
 /// What is published when the task has failed for good, after its result is.
 pub(crate) fn after_failure(
     app: &App,
     message: &TaskMessage,
+    now: SystemTime,
     new_id: &mut dyn FnMut() -> String,
 ) -> Result<Vec<Step>, String> {
     let errbacks = message.embed.errbacks.as_deref().unwrap_or_default();
@@ -144,7 +81,7 @@ pub(crate) fn after_failure(
     }
     let failed = RawJson::of(&message.id).map_err(|error| error.to_string())?;
     let group = new_id();
-    linked(app, message, errbacks, &failed, Some(&group), new_id)
+    linked(app, message, errbacks, &failed, Some(&group), now, new_id)
 }
 
 fn linked(
@@ -153,13 +90,14 @@ fn linked(
     links: &[RawJson],
     first: &RawJson,
     group: Option<&str>,
+    now: SystemTime,
     new_id: &mut dyn FnMut() -> String,
 ) -> Result<Vec<Step>, String> {
     let mut steps = Vec::with_capacity(links.len());
     for (index, link) in (0..).zip(links) {
-        let mut step = Signature::read(link)?.step(app, message, Some(first), new_id)?;
+        let mut step = step(app, message, link, first, now, new_id)?;
         if let Some(group) = group {
-            step.message.group = Some(group.to_owned());
+            step.message.group.get_or_insert_with(|| group.to_owned());
             step.message.group_index = Some(index);
         }
         steps.push(step);
@@ -167,17 +105,41 @@ fn linked(
     Ok(steps)
 }
 
+fn step(
+    app: &App,
+    message: &TaskMessage,
+    call: &RawJson,
+    first: &RawJson,
+    now: SystemTime,
+    new_id: &mut dyn FnMut() -> String,
+) -> Result<Step, String> {
+    let signature = Signature::read(call)?;
+    let queue = app.queue_of(&signature.task).to_owned();
+    Ok(signature.step(&queue, message, Some(first), now, new_id))
+}
+
+fn children(steps: &[Step]) -> Vec<Value> {
+    steps.iter().filter(|step| step.is_child).map(|step| child(&step.message.id)).collect()
+}
+
 /// Who waits for the later steps of a chain whose step has failed: their ids and reply queues.
 pub(crate) fn waiting_for_chain(message: &TaskMessage) -> Vec<(String, String)> {
-    let steps = message.embed.chain.iter().flatten().filter_map(|step| Signature::read(step).ok());
+    let steps = message.embed.chain.iter().flatten();
     steps
-        .filter_map(|step| Some((step.option("task_id")?.to_owned(), step.option("reply_to")?.to_owned())))
+        .filter_map(|step| {
+            // The rest of it may be what this worker can't go on with.
+            let options = &step.to::<Value>().ok()?["options"];
+            let text = |name: &str| options[name].as_str().map(str::to_owned);
+            Some((text("task_id")?, text("reply_to")?))
+        })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
     fn message(embed: &str) -> TaskMessage {
         let mut message = TaskMessage::new("proj.add", "first");
@@ -232,9 +194,10 @@ mod tests {
         );
         let app = App::new("test").route("proj.mul", "numbers");
         assert_eq!(check(&first), Ok(()));
-        let steps = after_success(&app, &first, &RawJson::of(&7).unwrap(), &mut ids()).unwrap();
+        let following = after_success(&app, &first, &RawJson::of(&7).unwrap(), NOW, &mut ids()).unwrap();
+        assert_eq!(following.children, [child("second")]);
         assert_eq!(
-            shown(&steps),
+            shown(&following.steps),
             ["proj.mul(7 3) second to numbers, group -, reply to oid, after first of root, then 1"]
         );
         let waiting = waiting_for_chain(&first);
@@ -249,21 +212,23 @@ mod tests {
                 {"task": "proj.add", "args": [5, 5], "kwargs": {}, "options": {"queue": "q"}, "immutable": true}
             ]}"#,
         );
-        let steps = after_success(&App::new("test"), &linked, &RawJson::of(&2).unwrap(), &mut ids()).unwrap();
+        let result = RawJson::of(&2).unwrap();
+        let following = after_success(&App::new("test"), &linked, &result, NOW, &mut ids()).unwrap();
+        assert_eq!(following.children, [json!([["new1", null], [child("new2"), child("new3")]])]);
         assert_eq!(
-            shown(&steps),
+            shown(&following.steps),
             [
                 "proj.add(2 10) new2 to celery, group new1, reply to -, after first of root, then 0",
                 "proj.add(5 5) new3 to q, group new1, reply to -, after first of root, then 0",
             ]
         );
         let failing = message(r#"{"errbacks": [{"task": "report", "args": [], "options": {}}]}"#);
-        let steps = after_failure(&App::new("test"), &failing, &mut ids()).unwrap();
+        let steps = after_failure(&App::new("test"), &failing, NOW, &mut ids()).unwrap();
         assert_eq!(
             shown(&steps),
             [r#"report("first") new2 to celery, group new1, reply to -, after first of root, then 0"#]
         );
-        assert_eq!(after_failure(&App::new("test"), &message("{}"), &mut ids()), Ok(Vec::new()));
+        assert_eq!(after_failure(&App::new("test"), &message("{}"), NOW, &mut ids()), Ok(Vec::new()));
     }
 
     #[test]

@@ -15,10 +15,11 @@ use crate::worker::aside::Aside;
 use crate::worker::callers::Callers;
 use crate::worker::conclude::Conclusion;
 use crate::worker::execution::Execution;
-use crate::worker::follow::{self, Step};
+use crate::worker::follow::{self, Following};
 use crate::worker::intake::Asker;
 use crate::worker::options::{DeadLetter, ResultRoute, WorkerOptions};
 use crate::worker::outbox::{Outbox, is_final};
+use crate::worker::signature::Step;
 use crate::worker::slots::Settlement;
 
 /// The time between two tries to reach a reply queue that isn't there.
@@ -217,17 +218,17 @@ impl Hands {
         result: RawJson,
         finished: SystemTime,
     ) -> Result<(), PublishError> {
-        let steps = follow::after_success(&self.app, &execution.message, &result, &mut new_id);
-        let followed = match steps {
-            Ok(steps) if steps.is_empty() => Ok(()),
-            Ok(steps) => self.publish_steps(steps).await?,
-            Err(reason) => Err(reason),
+        let children = match self.follow_success(execution, &result, finished).await? {
+            Ok(children) => children,
+            Err(reason) => {
+                return self.fail(execution, &TaskError::fatal(reason).named("FollowError"), finished).await;
+            }
         };
-        if let Err(reason) = followed {
-            return self.fail(execution, &TaskError::fatal(reason).named("FollowError"), finished).await;
-        }
         let shown = self.emitter.as_ref().filter(|emitter| emitter.tells_of_tasks()).map(|_| repr(&result));
-        let message = ResultMessage::new(&*execution.id, State::Success, result);
+        let mut message = ResultMessage::new(&*execution.id, State::Success, result);
+        if !children.is_empty() {
+            message.children = json(&children);
+        }
         match self.answer(execution, message, finished).await {
             Err(error) if is_final(&error) => {
                 let error = TaskError::fatal(format!("the result can't be published: {error}"));
@@ -268,18 +269,30 @@ impl Hands {
         answered
     }
 
+    /// Publishes what follows, and gives what the result tells of it. The inner error says what can't follow.
+    async fn follow_success(
+        &self,
+        execution: &Execution,
+        result: &RawJson,
+        now: SystemTime,
+    ) -> Result<Result<Vec<serde_json::Value>, String>, PublishError> {
+        let following = follow::after_success(&self.app, &execution.message, result, now, &mut new_id);
+        let Following { steps, children } = match following {
+            Ok(following) => following,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let published = self.publish_steps(steps).await?;
+        Ok(published.map(|()| children))
+    }
+
     /// Publishes following steps. The inner error says which can't follow; trying again would not help that.
     async fn publish_steps(&self, steps: Vec<Step>) -> Result<Result<(), String>, PublishError> {
-        for Step { mut message, exchange, routing_key } in steps {
-            message.origin = Some(self.options.name.clone());
-            let publishing = || {
-                let (properties, body) = message.encode();
-                let (exchange, routing_key) = (exchange.as_str().into(), routing_key.clone());
-                Publishing { exchange, routing_key, properties, body, mandatory: true }
-            };
+        for mut step in steps {
+            step.message.origin.get_or_insert_with(|| self.options.name.clone());
+            let publishing = || step.publishing();
             let mut published = self.outbox.publish(publishing).await;
-            if matches!(published, Err(PublishError::Unroutable { .. })) && exchange.is_empty() {
-                published = match self.outbox.ready(&Queue::celery(&routing_key)).await {
+            if matches!(published, Err(PublishError::Unroutable { .. })) && step.exchange.is_empty() {
+                published = match self.outbox.ready(&Queue::celery(&step.routing_key)).await {
                     Ok(()) => self.outbox.publish(publishing).await,
                     Err(error) => Err(error),
                 };
@@ -287,14 +300,14 @@ impl Hands {
             match published {
                 Err(PublishError::Unroutable { .. }) => {
                     return Ok(Err(format!(
-                        "the following task {} has no queue {routing_key}",
-                        message.task
+                        "the following task {} has no queue {}",
+                        step.message.task, step.routing_key
                     )));
                 }
                 Err(error) if is_final(&error) => {
                     return Ok(Err(format!(
                         "the following task {} can't be published: {error}",
-                        message.task
+                        step.message.task
                     )));
                 }
                 other => other?,
@@ -306,11 +319,12 @@ impl Hands {
     /// Publishes what is linked to the failure, and tells those who wait for the later steps of its chain. The failure is
     /// known by now: what can't follow is said, but to execute the task again could only bring a second verdict.
     async fn follow_failure(&self, execution: &Execution, error: &TaskError) {
-        let followed = match follow::after_failure(&self.app, &execution.message, &mut new_id) {
-            Ok(steps) if steps.is_empty() => Ok(()),
-            Ok(steps) => self.publish_steps(steps).await.unwrap_or_else(|unsent| Err(unsent.to_string())),
-            Err(reason) => Err(reason),
-        };
+        let followed =
+            match follow::after_failure(&self.app, &execution.message, SystemTime::now(), &mut new_id) {
+                Ok(steps) if steps.is_empty() => Ok(()),
+                Ok(steps) => self.publish_steps(steps).await.unwrap_or_else(|unsent| Err(unsent.to_string())),
+                Err(reason) => Err(reason),
+            };
         if let Err(reason) = followed {
             tracing::warn!(task_id = %execution.id, reason, "what is linked to a failure can't follow");
         }
@@ -363,7 +377,9 @@ impl Hands {
             }
             published => published?,
         }
-        let message = ResultMessage::new(&*execution.id, State::Retry, error.to_wire());
+        let mut message = ResultMessage::new(&*execution.id, State::Retry, error.to_wire());
+        // As Celery has it: the next try is what this one has sent.
+        message.children = json(&[follow::child(&execution.id)]);
         let message = message.with_traceback(error.traceback.clone());
         if let Err(failed) = self.answer(execution, message, now).await {
             tracing::warn!(task_id = %execution.id, error = %failed, "the state RETRY was not published");

@@ -15,6 +15,7 @@ mod options;
 mod outbox;
 mod remote;
 mod round;
+mod signature;
 mod slots;
 mod start;
 #[cfg(test)]

@@ -59,6 +59,7 @@ fn a_python_client_and_a_rust_worker() {
         let states: Vec<&Value> =
             answer["states"].as_array().unwrap().iter().map(|state| &state[0]).collect();
         assert_eq!(states, ["RETRY", "SUCCESS"]);
+        assert_eq!(answer["children"], json!([[[[answer["id"], null], null]], []]), "a try sends the next");
 
         let answer = call("rust.progress", json!([]), json!({}), json!({})).await;
         assert_eq!(answer["states"][0], json!(["PROGRESS", {"done": 3}]), "{answer}");
@@ -305,5 +306,93 @@ fn a_chain_runs_across_both_languages() {
         let steps = json!([["rust.fail", ["first step"], "rust_steps"], ["peer.add", [1], "python_steps"]]);
         let answer = peer.ask(&json!({"do": "chain", "steps": steps})).await;
         assert_eq!(answer["error"], "ValueError('first step')", "who waits for a later step hears of it");
+    });
+}
+
+#[test]
+fn a_following_step_keeps_its_options_whoever_sends_it() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _rust = start(&app(), &broker, options("rust_options")).await;
+        let _python = PythonWorker::start("python_options").await;
+        let mut peer = Peer::start().await;
+        let mut after = async |first: &str, task: &str, options: &Value| {
+            let queue = if first.starts_with("rust") { "rust_options" } else { "python_options" };
+            let steps = json!([[first, [1, 2], queue], [task, [], "python_options", options]]);
+            peer.ask(&json!({"do": "chain", "steps": steps})).await
+        };
+        let link =
+            json!([{"task": "peer.add", "args": [1], "options": {"queue": "nowhere", "countdown": 9}}]);
+        let table = [
+            json!({}),
+            json!({"eta": [-5], "expires": [3600]}),
+            json!({"eta": "2020-01-01T00:00:00+00:00", "expires": 3600.5, "priority": 7}),
+            json!({"shadow": "other", "argsrepr": "(...)", "kwargsrepr": "{...}", "delivery_mode": 1}),
+            json!({"time_limit": 50, "soft_time_limit": 40.5, "retries": 2, "replaced_task_nesting": 1}),
+            json!({"headers": {"build": {"number": 7, "of": ["a", 1.5, true, null]}}, "compression": "gzip"}),
+            json!({"stamped_headers": ["who", "why"], "who": "me", "why": ["a", "b"]}),
+            json!({"group_id": "the group", "group_index": 3, "link": link, "link_error": link[0]}),
+            json!({"exchange": "python_options", "routing_key": "python_options", "retry": false}),
+            json!({"routing_key": "nowhere"}),
+        ];
+        for options in table {
+            let mut ours = after("rust.add", "peer.request", &options).await;
+            let mut theirs = after("peer.add", "peer.request", &options).await;
+            if options["expires"].is_f64() {
+                for answer in [&mut ours, &mut theirs] {
+                    assert!(answer["value"]["expires"].take().is_string(), "{answer}");
+                }
+            }
+            // Python writes a list of one argument in its own form: `(3,)`.
+            if options.get("argsrepr").is_none() {
+                for answer in [&mut ours, &mut theirs] {
+                    answer["value"]["argsrepr"].take();
+                }
+            }
+            assert_eq!(ours, theirs, "after a Rust step with {options}");
+        }
+        let answer = after("rust.add", "peer.add", &json!({"expires": [-5]})).await;
+        assert_eq!(answer["error"], "TaskRevokedError('expired')", "{answer}");
+        let began = std::time::SystemTime::now();
+        let answer = after("rust.add", "peer.now", &json!({"countdown": 1.5})).await;
+        let ran = Duration::from_secs_f64(answer["value"].as_f64().unwrap());
+        let began = began.duration_since(std::time::UNIX_EPOCH).unwrap();
+        assert!(ran >= began + Duration::from_millis(1500), "it came too early: {:?}", ran - began);
+        for options in [json!({"serializer": "pickle"}), json!({"user_id": "me"}), json!({"queue": {}})] {
+            let answer = after("rust.add", "peer.request", &options).await;
+            let error = answer["error"].as_str().unwrap();
+            assert!(error.contains("which this worker can't pass on"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_result_names_the_tasks_that_follow() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _rust = start(&app(), &broker, options("rust_children")).await;
+        let _python = PythonWorker::start("python_children").await;
+        let mut peer = Peer::start().await;
+        let firsts = [("rust.add", "rust_children"), ("peer.add", "python_children")];
+        let next = |options: Value| json!(["peer.add", [1], "python_children", options]);
+        let table = [
+            ("chain", vec![next(json!({}))], json!([[["last", null], null]])),
+            ("chain", vec![next(json!({})), next(json!({}))], json!([[["new", null], null]])),
+            ("linked", vec![next(json!({}))], json!([[["link 0", null], null]])),
+            ("linked", vec![next(json!({"add_to_parent": false}))], json!([])),
+            (
+                "linked",
+                vec![next(json!({})), next(json!({}))],
+                json!([[["new", null], [[["link 0", null], null], [["link 1", null], null]]]]),
+            ),
+        ];
+        for (kind, following, children) in table {
+            for (first, queue) in firsts {
+                let mut steps = vec![json!([first, [1, 2], queue])];
+                steps.extend(following.iter().cloned());
+                let answer = peer.ask(&json!({"do": kind, "steps": steps})).await;
+                assert_eq!(answer["children"], children, "{kind} after {first}: {answer}");
+            }
+        }
     });
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::support::{client, on_both_brokers, options, start};
 use regatta_celery::transport::{Broker, Properties, Publishing, Queue, Topology};
+use regatta_celery::wire::{RawJson, TaskMessage};
 use regatta_celery::{
     App, Context, Prefetch, Retry, Task, TaskError, TaskFailure, TaskOptions, Update, WorkerEnd, WorkerError,
     WorkerOptions,
@@ -27,7 +28,9 @@ on_both_brokers! {
     a_worker_consumes_queues_of_all_kinds_together
     states_come_before_the_result
     a_countdown_holds_no_slot
+    a_following_step_waits_for_its_countdown
     expired_tasks_are_revoked
+    an_expiry_may_be_far_away
     time_limits_end_a_task
     a_revoked_task_doesnt_run
     an_ignored_result_isnt_sent
@@ -326,6 +329,23 @@ async fn a_countdown_holds_no_slot(broker: Broker) {
     assert!(began.elapsed() >= delay, "it came too early: {:?}", began.elapsed());
 }
 
+async fn a_following_step_waits_for_its_countdown(broker: Broker) {
+    let (sender, mut ran) = tokio::sync::mpsc::channel(2);
+    let app = App::new("test").task("step", move |_: Context, (): ()| {
+        let sender = sender.clone();
+        async move { Ok::<_, TaskError>(sender.send(std::time::Instant::now()).await?) }
+    });
+    let _worker = start(&app, &broker, options("follows")).await;
+    let mut message = TaskMessage::new("step", "first");
+    let next = r#"{"task": "step", "immutable": true, "options": {"queue": "follows", "countdown": 0.3}}"#;
+    message.embed.chain = Some(vec![RawJson::parse(next).unwrap()]);
+    let (properties, body) = message.encode();
+    let (exchange, routing_key) = ("".into(), "follows".to_owned());
+    broker.publish(Publishing { exchange, routing_key, properties, body, mandatory: true }).await.unwrap();
+    let (first, second) = (ran.recv().await.unwrap(), ran.recv().await.unwrap());
+    assert!(second - first >= Duration::from_millis(300), "it came too early: {:?}", second - first);
+}
+
 async fn expired_tasks_are_revoked(broker: Broker) {
     let ran = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&ran);
@@ -341,6 +361,17 @@ async fn expired_tasks_are_revoked(broker: Broker) {
     let failure = handle.get::<()>().await.unwrap_err();
     assert!(matches!(&failure, TaskFailure::Revoked { reason, .. } if reason == "expired"), "{failure:?}");
     assert_eq!(ran.load(Ordering::SeqCst), 0);
+}
+
+async fn an_expiry_may_be_far_away(broker: Broker) {
+    let app = App::new("test").task("fresh", |_: Context, (): ()| async move { Ok::<_, TaskError>(()) });
+    let _worker = start(&app, &broker, options("far")).await;
+    let client = client(&broker).await;
+    // RabbitMQ takes no time to live beyond ten years.
+    for expires in [Duration::from_secs(11 * 365 * 24 * 3600), Duration::MAX] {
+        let task = Task::new("fresh").queue("far").expires(expires);
+        client.send(task).await.unwrap().get::<()>().await.unwrap();
+    }
 }
 
 async fn time_limits_end_a_task(broker: Broker) {

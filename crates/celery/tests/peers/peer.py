@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from datetime import datetime, timedelta, timezone
 
 import celery
 from celery import Celery
@@ -44,6 +45,44 @@ def once_more(self, value):
     return [value, self.request.retries]
 
 
+@app.task(name="peer.now")
+def now(*args):
+    return time.time()
+
+
+@app.task(name="peer.request", bind=True)
+def request(self, *args, **kwargs):
+    """What the message of this call says, but for what differs from one sending to the next."""
+    request = self.request
+    followers = dict(callbacks=request.callbacks, errbacks=request.errbacks, chain=request.chain, chord=request.chord)
+    names = (
+        "eta expires shadow timelimit argsrepr kwargsrepr group group_index retries stamped_headers stamps"
+        " replaced_task_nesting reply_to build"
+    )
+    told = {name: getattr(request, name, None) for name in names.split()}
+    info = {name: request.delivery_info[name] for name in ("exchange", "routing_key", "priority")}
+    own = {name: request.properties.get(name) for name in ("delivery_mode", "content_type")}
+    lives = request.properties.get("expiration")
+    return dict(
+        told, args=args, kwargs=kwargs, followers=followers, info=info, own=own, lives=lives is not None,
+        follows=request.parent_id == request.root_id,
+    )
+
+
+#: What the times of a command count from.
+BEGAN = datetime.now(timezone.utc).replace(microsecond=0)
+
+
+def signatures(steps):
+    """Calls of [task, args, queue, options]; a time is [seconds from the beginning] there."""
+    for task, args, queue, *options in steps:
+        options = {
+            name: BEGAN + timedelta(seconds=value[0]) if name in ("eta", "expires") and isinstance(value, list) else value
+            for name, value in (options[0] if options else {}).items()
+        }
+        yield app.signature(task, args=args, options={"queue": queue, **options})
+
+
 def call(command):
     """Sends a task and tells every state that came back, and the result or the exception."""
     options = dict(queue=command["queue"], **command.get("options", {}))
@@ -55,13 +94,14 @@ def call(command):
     result = app.send_task(command["task"], args=args, kwargs=command.get("kwargs"), **options)
     if command.get("no_wait"):
         return {"id": result.id}
-    states = []
-    answer = {"id": result.id}
+    states, children = [], []
+    answer = {"id": result.id, "children": children}
 
     def seen(message):
         # The reply queue is shared by all tasks of this client.
         if message["task_id"] == result.id:
             states.append([message["status"], message["result"]])
+            children.append(message["children"])
 
     try:
         answer["value"] = result.get(timeout=command.get("timeout", 30), on_message=seen)
@@ -79,15 +119,39 @@ def call(command):
 
 
 def chain(command):
-    """Sends a chain of [task, args, queue] and tells its last result."""
-    steps = [app.signature(task, args=args, options={"queue": queue}) for task, args, queue in command["steps"]]
-    result = celery.chain(*steps).apply_async()
+    """Sends a chain of calls and tells its last result, and what its first one tells of the others."""
+    result = celery.chain(*signatures(command["steps"])).apply_async()
     answer = {}
     try:
         answer["value"] = result.get(timeout=30)
     except Exception as error:  # every remote exception is an answer here
         answer["error"] = repr(error)
+    first = result.parent
+    while first.parent:
+        first = first.parent
+    # It may come after the last one's, since the next step is sent before.
+    first.get(timeout=30, propagate=False)
+    answer["children"] = known(first.children, {first.id: "first", result.id: "last"})
     return answer
+
+
+def linked(command):
+    """Sends the first call with the others linked to its success, and tells what its result tells of them."""
+    first, *links = signatures(command["steps"])
+    names = {link.freeze().id: f"link {index}" for index, link in enumerate(links)}
+    result = first.apply_async(link=links)
+    return {"value": result.get(timeout=30), "children": known(result.children, names)}
+
+
+def known(results, names):
+    """Results as they travel, by their names."""
+
+    def named(part):
+        if isinstance(part, (list, tuple)):
+            return [named(one) for one in part]
+        return part and names.get(part, "new")
+
+    return named([result.as_tuple() for result in results or []])
 
 
 def raw(command):
@@ -149,7 +213,9 @@ def revoke(command):
     return {}
 
 
-COMMANDS = dict(call=call, chain=chain, raw=raw, take=take, inspect=inspect, revoke=revoke)
+COMMANDS = dict(
+    call=call, chain=chain, linked=linked, raw=raw, take=take, inspect=inspect, revoke=revoke
+)
 
 if __name__ == "__main__":
     print(json.dumps({"ready": True}), flush=True)
