@@ -9,6 +9,7 @@
 //! `--splits`, `--junitxml`) has no meaning for a part of it and is taken back or applies file by file. Fixtures of a session are set up once in each
 //! process, and torn down when it ends; that a test of another file is then named for their failure isn't possible.
 
+mod folder;
 mod listing;
 mod naming;
 mod session;

@@ -8,6 +8,7 @@ use regatta_model::{Item, Outcome, Output, Phase, Record, Time};
 use serde::Deserialize;
 
 use super::PytestConfig;
+use super::folder::Folder;
 use crate::seam::{AdapterError, Ended, Exit, Invocation, Place, WarmFact, WarmSession};
 use crate::text;
 
@@ -57,17 +58,16 @@ pub(super) struct PytestSession {
     /// databases by it.
     slot: [(String, String); 2],
     /// Where pytest captures output, so that it outlives a killed process. None when there is no place for it.
-    folder: Option<tempfile::TempDir>,
+    folder: Option<Folder>,
 }
 
 impl PytestSession {
     pub(super) fn new(config: Arc<PytestConfig>, place: Place<'_>) -> Self {
-        let folder = tempfile::Builder::new().prefix("regatta-pytest-").tempdir().ok();
         let slot = [
             ("PYTEST_XDIST_WORKER".to_owned(), format!("gw{}", place.slot)),
             ("PYTEST_XDIST_WORKER_COUNT".to_owned(), place.slots.to_string()),
         ];
-        Self { config, tree: place.tree.to_owned(), slot, folder }
+        Self { config, tree: place.tree.to_owned(), slot, folder: Folder::new() }
     }
 
     /// What the test that ran last had printed into pytest's capture.
@@ -91,7 +91,7 @@ fn tail(path: &Path) -> std::io::Result<(Vec<u8>, u64)> {
 
 impl WarmSession for PytestSession {
     fn invocation(&self) -> Invocation {
-        let folder = self.folder.as_ref().map(tempfile::TempDir::path);
+        let folder = self.folder.as_ref().map(Folder::path);
         let mut invocation = self.config.invocation(&self.tree, folder);
         // Of two with one name the last counts: the suite's own configuration has its way.
         invocation.env.splice(0..0, self.slot.iter().cloned());

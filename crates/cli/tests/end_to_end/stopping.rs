@@ -200,3 +200,32 @@ fn whoever_stops_a_run_learns_what_still_runs_and_how_to_end_it() {
     project.write("go", "");
     run.wait().expect(130);
 }
+
+#[test]
+fn what_a_killed_run_left_among_temporary_files_goes_with_the_next() {
+    let test = "import os, time\ndef test_a():\n    while not os.path.exists('go'): time.sleep(0.01)\n";
+    let project = Project::new(&[("test_a.py", test), ("tmp/other", "")]);
+    let run = || {
+        let mut command = project.python_command(&["run", "-j", "1", "--format", "json"]);
+        command.env("TMPDIR", project.path().join("tmp"));
+        let mut run = Running::start(command);
+        run.wait_for("\"attempt_started\"");
+        run
+    };
+    let ours = || {
+        let names = std::fs::read_dir(project.path().join("tmp")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("regatta-")).collect::<Vec<_>>()
+    };
+    let killed = run();
+    killed.signal(Signal::SIGKILL);
+    killed.wait();
+    let left = ours();
+    assert_eq!(left.len(), 1, "nobody was there to remove it");
+    let next = run();
+    assert!(!ours().contains(&left[0]), "{:?}", ours());
+    project.write("go", "");
+    next.wait().expect(0);
+    assert_eq!(ours(), [""; 0]);
+    assert!(project.path().join("tmp/other").exists());
+}
