@@ -88,6 +88,11 @@ impl Filter {
         self
     }
 
+    /// Whether every test is meant.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty() && self.only.is_none()
+    }
+
     /// Whether a test is meant.
     pub(crate) fn test(&self, test: &TestId) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(test))

@@ -367,7 +367,11 @@ fn keep(
     let junit = folder.write(JUNIT_FILE, |out| regatta_report::write_junit(out, record));
     listing.remember(&collected);
     let mut store = listing.store.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(Err(error)) = store.as_mut().map(|store| store.keep(record)) {
+    let kept = store.as_mut().map(|store| {
+        store.keep(record)?;
+        if listing.filter.is_whole() { store.forget_gone(record) } else { Ok(()) }
+    });
+    if let Some(Err(error)) = kept {
         tracing::error!(%error, "the run's durations are not kept");
     }
     drop(store);

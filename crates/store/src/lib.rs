@@ -10,4 +10,4 @@ mod queries;
 mod store;
 
 pub use folder::{EVENTS_FILE, FLUSH_BYTES, JUNIT_FILE, Ledger, RUN_FILE, RunFolder, State, read_events};
-pub use store::{RUNS_KEPT_MAX, RUNS_LEARNT_MAX, Store, StoreError};
+pub use store::{ATTEMPTS_KEPT_MAX, RUNS_KEPT_MAX, Store, StoreError, UNSEEN_RUNS_MAX};

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Every step, oldest first. A step that was released is never changed.
-const STEPS: [&str; 2] = [
+pub(crate) const STEPS: [&str; 3] = [
     "
     CREATE TABLE runs (
         id INTEGER PRIMARY KEY,
@@ -37,6 +37,26 @@ const STEPS: [&str; 2] = [
     ) STRICT, WITHOUT ROWID;
 ",
     "ALTER TABLE attempts ADD COLUMN shared_us INTEGER NOT NULL DEFAULT 0;",
+    // Attempts belong to their test and not to a run, and there are no more than the newest ten of each.
+    "
+    CREATE TABLE latest (
+        test INTEGER NOT NULL REFERENCES tests (id) ON DELETE CASCADE,
+        run INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        judgement TEXT NOT NULL,
+        duration_us INTEGER,
+        worker TEXT,
+        shared_us INTEGER NOT NULL,
+        PRIMARY KEY (test, run, number)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO latest SELECT test, run, number, judgement, duration_us, worker, shared_us FROM (
+        SELECT *, row_number() OVER (PARTITION BY test ORDER BY run DESC, number DESC) AS age FROM attempts
+    ) WHERE age <= 10;
+    DROP TABLE attempts;
+    ALTER TABLE latest RENAME TO attempts;
+    ALTER TABLE tests ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+    UPDATE tests SET seen = coalesce((SELECT max(run) FROM attempts WHERE test = tests.id), 0);
+",
 ];
 
 /// Which version this program writes.

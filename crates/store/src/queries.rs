@@ -4,20 +4,23 @@
 pub(crate) const INSERT_RUN: &str =
     "INSERT INTO runs (run, started_us, ended_us, finished) VALUES (?1, ?2, ?3, ?4)";
 
-/// Finds or inserts a test and answers its id. 1 suite, 2 name, 3 unit.
-pub(crate) const UPSERT_TEST: &str = "INSERT INTO tests (suite, name, unit) VALUES (?1, ?2, ?3)
-    ON CONFLICT (suite, name) DO UPDATE SET unit = coalesce(excluded.unit, unit) RETURNING id";
+/// Finds or inserts a test and answers its id. 1 suite, 2 name, 3 unit, 4 the run that has it.
+pub(crate) const UPSERT_TEST: &str = "INSERT INTO tests (suite, name, unit, seen) VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (suite, name) DO UPDATE SET unit = coalesce(excluded.unit, unit), seen = excluded.seen
+    RETURNING id";
 
 /// Inserts an attempt. 1 run, 2 test, 3 number, 4 judgement, 5 duration, 6 worker, 7 the part of the duration that set up
 /// what others share.
 pub(crate) const INSERT_ATTEMPT: &str = "INSERT OR IGNORE INTO attempts
     (run, test, number, judgement, duration_us, worker, shared_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-/// The tests of every attempt of the newest runs, oldest first. 1 how many runs.
-pub(crate) const RECENT_ATTEMPTS: &str =
-    "SELECT test, number, judgement, duration_us, shared_us FROM attempts
-    WHERE run >= coalesce((SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1 - 1), 0)
-    ORDER BY run, test, number";
+/// Deletes a test's attempts but the newest. 1 test, 2 how many stay.
+pub(crate) const PRUNE_ATTEMPTS: &str = "DELETE FROM attempts WHERE test = ?1 AND (run, number) <= (
+        SELECT run, number FROM attempts WHERE test = ?1 ORDER BY run DESC, number DESC LIMIT 1 OFFSET ?2)";
+
+/// All attempts of all tests, of each test oldest first.
+pub(crate) const ALL_ATTEMPTS: &str =
+    "SELECT test, number, judgement, duration_us, shared_us FROM attempts ORDER BY test, run, number";
 
 /// All tests.
 pub(crate) const ALL_TESTS: &str = "SELECT id, suite, name, unit FROM tests";
@@ -33,5 +36,12 @@ pub(crate) const UNIT_TESTS: &str = "SELECT tests FROM units WHERE suite = ?1 AN
 pub(crate) const PRUNE_RUNS: &str =
     "DELETE FROM runs WHERE id NOT IN (SELECT id FROM runs ORDER BY id DESC LIMIT ?1)";
 
-/// Deletes tests that no kept run knows.
-pub(crate) const PRUNE_TESTS: &str = "DELETE FROM tests WHERE id NOT IN (SELECT DISTINCT test FROM attempts)";
+/// Deletes tests that the newest runs did not have, with their attempts. 1 the newest run, 2 how many runs.
+pub(crate) const PRUNE_TESTS: &str = "DELETE FROM tests WHERE seen <= ?1 - ?2";
+
+/// The tests of a suite that a run did not have. 1 suite, 2 the run's name.
+pub(crate) const UNSEEN_TESTS: &str =
+    "SELECT id, unit FROM tests WHERE suite = ?1 AND seen < (SELECT id FROM runs WHERE run = ?2)";
+
+/// Deletes a test with its attempts. 1 its id.
+pub(crate) const DELETE_TEST: &str = "DELETE FROM tests WHERE id = ?1";

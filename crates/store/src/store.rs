@@ -1,6 +1,6 @@
 //! The history: runs, attempts, durations, and the tests that each unit held.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use crate::{migrations, queries};
 /// How many runs are kept.
 pub const RUNS_KEPT_MAX: usize = 100;
 
-/// How many of the newest runs teach the next one. What is older says little, and reading it takes time.
-pub const RUNS_LEARNT_MAX: usize = 10;
+/// How many of its newest attempts are kept of each test, however long ago they were. What is older says little, and
+/// reading it takes time.
+pub const ATTEMPTS_KEPT_MAX: usize = 10;
 
-/// How many tests are forgotten with their runs only now and then: a look at all attempts costs time.
-const PRUNE_TESTS_EVERY: i64 = 20;
+/// For how many runs in a row a test may not be among what was run, before it is forgotten.
+pub const UNSEEN_RUNS_MAX: usize = 1_000;
 
 /// How long a second process waits for the one that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,8 +93,8 @@ impl Store {
 
     fn read_knowledge(&self) -> rusqlite::Result<Knowledge> {
         let mut histories: HashMap<i64, History> = HashMap::new();
-        let mut attempts = self.db.prepare(queries::RECENT_ATTEMPTS)?;
-        let mut rows = attempts.query([RUNS_LEARNT_MAX])?;
+        let mut attempts = self.db.prepare(queries::ALL_ATTEMPTS)?;
+        let mut rows = attempts.query([])?;
         while let Some(row) = rows.next()? {
             let history = histories.entry(row.get(0)?).or_default();
             history.add(row.get(1)?, row.get_ref(2)?.as_str()?, row.get(3)?, row.get(4)?);
@@ -152,12 +153,22 @@ impl Store {
         write(&mut self.db).map_err(|source| self.unusable(source))
     }
 
-    /// Keeps a run, and forgets the oldest beyond [`RUNS_KEPT_MAX`].
+    /// Keeps a run, and forgets the oldest runs beyond [`RUNS_KEPT_MAX`], attempts beyond [`ATTEMPTS_KEPT_MAX`], and tests
+    /// that were not seen in the last [`UNSEEN_RUNS_MAX`] runs.
     ///
     /// # Errors
     /// When the file can't be written.
     pub fn keep(&mut self, record: &RunRecord) -> Result<(), StoreError> {
         keep(&mut self.db, record).map_err(|source| self.unusable(source))
+    }
+
+    /// Forgets the tests that a run, kept before, would have had if they were still there: all of its suites were asked for
+    /// and listed, and every unit was collected. What a unit held that could not be collected this time stays.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn forget_gone(&mut self, record: &RunRecord) -> Result<(), StoreError> {
+        forget_gone(&mut self.db, record).map_err(|source| self.unusable(source))
     }
 
     fn unusable(&self, source: rusqlite::Error) -> StoreError {
@@ -174,13 +185,14 @@ fn keep(db: &mut Connection, record: &RunRecord) -> rusqlite::Result<()> {
     {
         let mut upsert = transaction.prepare(queries::UPSERT_TEST)?;
         let mut insert = transaction.prepare(queries::INSERT_ATTEMPT)?;
+        let mut prune = transaction.prepare(queries::PRUNE_ATTEMPTS)?;
         for test in &record.tests {
             if test.attempts.is_empty() {
                 continue;
             }
             let unit = test.unit.as_ref().map(|unit| unit.name.as_str());
             let subject: i64 =
-                upsert.query_row(params![test.test.suite.0, test.test.name, unit], |row| row.get(0))?;
+                upsert.query_row(params![test.test.suite.0, test.test.name, unit, id], |row| row.get(0))?;
             for attempt in &test.attempts {
                 let took = attempt.record.as_ref().map(|record| record.duration_us);
                 let shared = attempt.record.as_ref().map_or(0, |record| record.shared_us);
@@ -195,10 +207,36 @@ fn keep(db: &mut Connection, record: &RunRecord) -> rusqlite::Result<()> {
                     shared
                 ])?;
             }
+            prune.execute(params![subject, ATTEMPTS_KEPT_MAX])?;
         }
         transaction.execute(queries::PRUNE_RUNS, [RUNS_KEPT_MAX])?;
-        if id % PRUNE_TESTS_EVERY == 0 {
-            transaction.execute(queries::PRUNE_TESTS, [])?;
+        transaction.execute(queries::PRUNE_TESTS, params![id, UNSEEN_RUNS_MAX])?;
+    }
+    transaction.commit()
+}
+
+fn forget_gone(db: &mut Connection, record: &RunRecord) -> rusqlite::Result<()> {
+    let whole = record.finished
+        && record.cancelled.is_none()
+        && record.listing_faults.is_empty()
+        && record.units_open.is_empty();
+    let Some(run) = record.run.as_ref().filter(|_| whole) else { return Ok(()) };
+    // A unit that could not be collected is reported under its own name.
+    let names: HashSet<&TestId> = record.tests.iter().map(|test| &test.test).collect();
+    let transaction = db.transaction()?;
+    {
+        let mut unseen = transaction.prepare(queries::UNSEEN_TESTS)?;
+        let mut delete = transaction.prepare(queries::DELETE_TEST)?;
+        for suite in &record.suites {
+            let rows =
+                unseen.query_map(params![suite.name.0, run.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows: Vec<(i64, Option<String>)> = rows.collect::<Result<_, _>>()?;
+            for (id, unit) in rows {
+                let unit = unit.map(|unit| TestId { suite: suite.name.clone(), name: unit });
+                if !unit.is_some_and(|unit| names.contains(&unit)) {
+                    delete.execute([id])?;
+                }
+            }
         }
     }
     transaction.commit()

@@ -245,6 +245,27 @@ fn nothing_that_failed_is_said_and_is_4() {
 }
 
 #[test]
+fn what_failed_is_remembered_while_others_are_run_and_until_it_is_gone() {
+    let project = Project::of_commands(&[("a", "true"), ("b", "false")]);
+    project.regatta(&["run"]).expect(1);
+    for _ in 0..11 {
+        project.regatta(&["run", "a"]).expect(0);
+    }
+    assert_eq!(project.regatta(&["list", "--failed"]).expect(0).stdout, "smoke b\n");
+    project.write("list.txt", "a: true\n");
+    project.regatta(&["run", "a"]).expect(0);
+    let ended = project.regatta(&["list", "--failed"]).expect(4);
+    assert!(
+        !ended.stderr.contains("nothing failed last time"),
+        "a filter says nothing of b: {}",
+        ended.stderr
+    );
+    project.regatta(&["run"]).expect(0);
+    let ended = project.regatta(&["list", "--failed"]).expect(4);
+    assert!(ended.stderr.contains("nothing failed last time"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_path_that_a_shell_completes_is_a_pattern() {
     let project = Project::of_commands(&[("t/a::x", "true"), ("t/b::x", "true"), ("./own", "true")]);
     project.write("t/a", "");

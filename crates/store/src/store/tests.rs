@@ -1,4 +1,4 @@
-use regatta_model::{Attempt, Lease, Record, TestRecord, Time, Token};
+use regatta_model::{Attempt, CancelReason, Lease, Record, Suite, TestRecord, Time, Token};
 
 use super::*;
 
@@ -45,12 +45,99 @@ fn the_next_run_learns_durations_of_good_attempts_and_what_failed_last() {
     store.keep(&run("r10", &[("c", &[(Outcome::TimedOut, 44)])])).unwrap();
     drop(store);
     let known = open(&folder).knowledge().unwrap();
-    // The oldest run has no say any more.
-    assert_eq!(known.tests[&TestId::new("s", "a")], Known { p90_us: 1000, failed_last: false, shared_us: 0 });
+    assert_eq!(known.tests[&TestId::new("s", "a")], Known { p90_us: 90, failed_last: false, shared_us: 0 });
     assert_eq!(known.tests[&TestId::new("s", "b")], Known { p90_us: 7, failed_last: false, shared_us: 0 });
     assert_eq!(known.tests[&TestId::new("s", "c")], Known { p90_us: 44, failed_last: true, shared_us: 0 });
     let unit = Unit { suite: "s".into(), name: "file".into() };
-    assert_eq!(known.units[&unit], Known { p90_us: 1051, failed_last: true, shared_us: 0 });
+    assert_eq!(known.units[&unit], Known { p90_us: 141, failed_last: true, shared_us: 0 });
+}
+
+#[test]
+fn what_is_known_of_a_test_outlives_any_number_of_runs_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder);
+    let a = TestId::new("s", "a");
+    for (n, took) in (0..).zip([900, 900, 10, 20, 30, 40, 50, 60, 70, 80, 90]) {
+        store.keep(&run(&format!("a{n:02}"), &[("a", &[(Outcome::Passed, took)])])).unwrap();
+    }
+    store.keep(&run("bad", &[("a", &[(Outcome::Failed, 5)])])).unwrap();
+    for n in 0..RUNS_KEPT_MAX + 10 {
+        store.keep(&run(&format!("b{n:03}"), &[("b", &[(Outcome::Passed, 1)])])).unwrap();
+    }
+    // Its own oldest attempts have no say any more.
+    assert_eq!(store.knowledge().unwrap().tests[&a], Known { p90_us: 90, failed_last: true, shared_us: 0 });
+    assert_eq!(count(&store, "attempts"), 2 * ATTEMPTS_KEPT_MAX, "of each test");
+    for n in 0..UNSEEN_RUNS_MAX {
+        store.keep(&run(&format!("c{n:04}"), &[("b", &[(Outcome::Passed, 1)])])).unwrap();
+    }
+    assert!(!store.knowledge().unwrap().tests.contains_key(&a), "everything has its limit");
+    assert_eq!(count(&store, "attempts"), ATTEMPTS_KEPT_MAX);
+}
+
+#[test]
+fn what_a_whole_run_does_not_find_is_forgotten_unless_its_file_is_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder);
+    let whole = |name: &str, tests: &[(&str, &[(Outcome, u64)])]| {
+        let mut record = run(name, tests);
+        record.finished = true;
+        record.suites = vec![Suite { name: "s".into(), adapter: "pytest".into() }];
+        record
+    };
+    let passed: &[_] = &[(Outcome::Passed, 1)];
+    let mut other = whole("r0", &[("elsewhere", passed)]);
+    other.tests[0].test.suite = "other".into();
+    store.keep(&other).unwrap();
+    let both = whole("r1", &[("a", passed), ("b", &[(Outcome::Failed, 1)])]);
+    store.keep(&both).unwrap();
+    let names = |store: &Store| {
+        let known = store.knowledge().unwrap();
+        let mut names: Vec<String> = known.tests.into_keys().map(|test| test.name).collect();
+        names.sort();
+        names
+    };
+    let mut forget = |record: RunRecord, expected: &[&str]| {
+        store.keep(&record).unwrap();
+        store.forget_gone(&record).unwrap();
+        assert_eq!(names(&store), expected);
+    };
+    let mut broken = whole("r2", &[("file", &[(Outcome::Errored, 1)])]);
+    broken.tests[0].unit = None;
+    forget(broken, &["a", "b", "elsewhere", "file"]);
+    let mut stopped = whole("r3", &[("a", passed)]);
+    stopped.cancelled = Some(CancelReason::FailFast);
+    forget(stopped, &["a", "b", "elsewhere", "file"]);
+    forget(whole("r4", &[("a", passed)]), &["a", "elsewhere"]);
+    assert_eq!(count(&store, "attempts"), 4);
+}
+
+#[test]
+fn a_history_of_the_first_version_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch(migrations::STEPS[0]).unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+    db.execute_batch(
+        "INSERT INTO tests (id, suite, name, unit) VALUES (7, 's', 'a', 'file'), (8, 's', 'b', NULL);
+         WITH n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 100)
+         INSERT INTO runs SELECT n, 'r' || n, 0, 0, 1 FROM n;
+         INSERT INTO attempts SELECT id, 7, 1, 'passed', id, 'w' FROM runs;
+         INSERT INTO attempts VALUES (3, 8, 1, 'failed', 5, 'w');",
+    )
+    .unwrap();
+    drop(db);
+    let mut store = open(&folder);
+    let known = store.knowledge().unwrap();
+    assert_eq!(known.tests[&TestId::new("s", "a")], Known { p90_us: 99, failed_last: false, shared_us: 0 });
+    assert_eq!(known.tests[&TestId::new("s", "b")], Known { p90_us: 5, failed_last: true, shared_us: 0 });
+    assert_eq!(count(&store, "attempts"), ATTEMPTS_KEPT_MAX + 1);
+    store.keep(&run("new", &[("b", &[(Outcome::Passed, 6)])])).unwrap();
+    assert!(!store.knowledge().unwrap().tests[&TestId::new("s", "b")].failed_last);
+}
+
+fn count(store: &Store, table: &str) -> usize {
+    store.db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
 }
 
 #[test]
@@ -101,19 +188,15 @@ fn a_unit_is_remembered_under_its_digest_alone() {
 }
 
 #[test]
-fn old_runs_are_forgotten_with_their_attempts() {
+fn old_runs_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(&folder);
     for n in 0..RUNS_KEPT_MAX + 20 {
-        store.keep(&run(&format!("r{n:03}"), &[(&format!("t{n}"), &[(Outcome::Passed, 1)])])).unwrap();
+        store.keep(&run(&format!("r{n:03}"), &[])).unwrap();
     }
     let newest = "SELECT count(*), min(run), max(run) FROM runs";
     let newest = store.db.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
     assert_eq!(newest.unwrap(), (RUNS_KEPT_MAX, "r020".to_owned(), "r119".to_owned()));
-    let count = |table: &str| -> usize {
-        store.db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
-    };
-    assert_eq!((count("attempts"), count("tests")), (RUNS_KEPT_MAX, RUNS_KEPT_MAX));
 }
 
 #[test]
