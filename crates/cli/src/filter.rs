@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use regatta_model::{Glob, TestId, Unit};
+use regatta_model::{Glob, Route, TestId, Unit};
 
 /// What a filter says of a unit whose tests nobody has listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,20 +59,29 @@ impl Pattern {
             Self::Part(text) if unit.contains(text.as_str()) => UnitMatch::Whole,
             Self::Part(text) if file(text).is_some_and(|file| !unit.ends_with(file)) => UnitMatch::None,
             Self::Part(_) => UnitMatch::Undecided,
-            Self::Whole(glob) => {
-                let text = glob.pattern();
-                let fixed = text.split(['*', '?']).next().unwrap_or_default();
-                let begin = format!("{unit}::");
-                if text.ends_with('*') && glob.is_match(unit) {
-                    UnitMatch::Whole
-                } else if begin.starts_with(fixed) || fixed.starts_with(&begin) {
-                    UnitMatch::Undecided
-                } else {
-                    UnitMatch::None
-                }
-            }
+            Self::Whole(glob) => whole(glob, unit),
         }
     }
+}
+
+/// What a pattern that matches whole names says of a unit.
+fn whole(glob: &Glob, unit: &str) -> UnitMatch {
+    let text = glob.pattern();
+    let fixed = text.split(['*', '?']).next().unwrap_or_default();
+    let begin = format!("{unit}::");
+    if text.ends_with('*') && glob.is_match(unit) {
+        UnitMatch::Whole
+    } else if begin.starts_with(fixed) || fixed.starts_with(&begin) {
+        UnitMatch::Undecided
+    } else {
+        UnitMatch::None
+    }
+}
+
+/// Whether it takes the names of a unit's tests to tell the queues to which they go.
+pub(crate) fn is_cut(routes: &[Route], unit: &Unit) -> bool {
+    let mut answers = routes.iter().map(|route| whole(&route.pattern, &unit.name));
+    answers.find(|answer| *answer != UnitMatch::None) == Some(UnitMatch::Undecided)
 }
 
 impl Filter {
@@ -140,6 +149,29 @@ mod tests {
     fn filter(include: &[&str], exclude: &[&str]) -> Filter {
         let own = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         Filter::new(&own(include), &own(exclude))
+    }
+
+    #[test]
+    fn a_route_cuts_a_unit_of_which_it_may_mean_a_part() {
+        let table: &[(&[&str], bool)] = &[
+            (&[], false),
+            (&["*plum*"], true),
+            (&["tests/gpu/*"], false),
+            (&["other/*"], false),
+            (&["other/*", "*"], false),
+            (&["tests/*", "*plum*"], false),
+            (&["*plum*", "tests/*"], true),
+            (&["tests/gpu/test_a.py"], true),
+            (&["tests/gpu/test_a.py::test_x"], true),
+            (&["tests/gpu/test_b.py::*"], false),
+            (&["plum"], false),
+        ];
+        let unit = Unit { suite: "s".into(), name: "tests/gpu/test_a.py".into() };
+        for (patterns, cut) in table {
+            let route = |text: &&str| Route { pattern: Glob::new(text), queue: "q".into() };
+            let routes: Vec<Route> = patterns.iter().map(route).collect();
+            assert_eq!(is_cut(&routes, &unit), *cut, "{patterns:?}");
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<Exit, CliError> {
             Input::ListingEnded { fault, .. } => faults.extend(fault),
             _ => {}
         };
-        listing.list(suite.adapter.as_ref(), &mut emit);
+        listing.list(suite.adapter.as_ref(), &suite.order.routes, &mut emit);
         if found == before {
             empty = empty.or(Some(suite.order.suite.name.clone()));
         }

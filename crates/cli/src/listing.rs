@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use regatta_adapters::{Adapter, Ended, Invocation, ListingStep};
-use regatta_model::{Digest, Fault, FaultKind, Input, Listed, TestId, Unit};
+use regatta_model::{Digest, Fault, FaultKind, Input, Listed, Route, TestId, Unit};
 use regatta_store::Store;
 use regatta_worker::{BaseEnv, Cancel, Fence, execute};
 
-use crate::filter::{Filter, UnitMatch};
+use crate::filter::{Filter, UnitMatch, is_cut};
 use crate::surroundings::cores;
 
 /// The limit for listing (and building) a suite, unless the configuration says otherwise.
@@ -61,9 +61,9 @@ pub(crate) fn fence(timeout: Duration, env: BaseEnv) -> Fence {
 
 impl Listing {
     /// Lists a suite to its end; `emit` gets what it found, and always the end. Blocks.
-    pub(crate) fn list(&self, adapter: &dyn Adapter, emit: &mut dyn FnMut(Input)) {
+    pub(crate) fn list(&self, adapter: &dyn Adapter, routes: &[Route], emit: &mut dyn FnMut(Input)) {
         let suite = adapter.suite().name;
-        let fault = match self.steps(adapter, emit) {
+        let fault = match self.steps(adapter, routes, emit) {
             Ok(prepared) => {
                 emit(Input::Prepared { suite: suite.clone(), digest: prepared });
                 None
@@ -77,7 +77,12 @@ impl Listing {
         emit(Input::ListingEnded { suite, fault });
     }
 
-    fn steps(&self, adapter: &dyn Adapter, emit: &mut dyn FnMut(Input)) -> Result<Option<Digest>, String> {
+    fn steps(
+        &self,
+        adapter: &dyn Adapter,
+        routes: &[Route],
+        emit: &mut dyn FnMut(Input),
+    ) -> Result<Option<Digest>, String> {
         let mut listing = adapter.list();
         loop {
             match listing.next().map_err(|error| error.to_string())? {
@@ -87,7 +92,7 @@ impl Listing {
                 }
                 ListingStep::Found { mut tests, units } => {
                     tests.retain(|listed| self.filter.test(&listed.test));
-                    let Sorted { named, open, remembered, ask, ask_last } = self.sort(adapter, units);
+                    let Sorted { named, open, remembered, ask, ask_last } = self.sort(adapter, routes, units);
                     tests.extend(named);
                     if !tests.is_empty() || !open.is_empty() {
                         emit(Input::Listed { tests, units: open, remembered });
@@ -106,7 +111,7 @@ impl Listing {
 
     /// What is to be done with units. Which tests a unit holds is never taken from memory alone: a file's tests may come
     /// from elsewhere. Where all of them are meant, whoever runs them corrects it; where a part is, somebody is asked.
-    fn sort(&self, adapter: &dyn Adapter, units: Vec<Unit>) -> Sorted {
+    fn sort(&self, adapter: &dyn Adapter, routes: &[Route], units: Vec<Unit>) -> Sorted {
         let mut sorted = Sorted::default();
         for unit in units {
             let meant = self.filter.unit(&unit);
@@ -119,7 +124,8 @@ impl Listing {
             if self.by_name {
                 sorted.ask.push(unit);
             } else if meant == UnitMatch::Whole && (named.is_empty() || named.len() < names.len()) {
-                sorted.open.push(unit);
+                // A unit goes to one queue, whatever the routes say of its tests.
+                if is_cut(routes, &unit) { &mut sorted.ask } else { &mut sorted.open }.push(unit);
             } else if meant == UnitMatch::Whole {
                 sorted.named.extend(named);
                 sorted.remembered.push(unit);

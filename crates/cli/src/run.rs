@@ -181,11 +181,12 @@ fn open_store(state: &Option<State>) -> Option<Store> {
 fn start_listing(project: &Project, listing: &Listing, inputs: &mpsc::Sender<Input>) -> JoinSet<()> {
     let mut listers = JoinSet::new();
     for suite in &project.suites {
-        let (adapter, listing, inputs) = (Arc::clone(&suite.adapter), listing.clone(), inputs.clone());
+        let (adapter, routes) = (Arc::clone(&suite.adapter), suite.order.routes.clone());
+        let (listing, inputs) = (listing.clone(), inputs.clone());
         listers.spawn_blocking(move || {
             // When nobody listens any more the run is over.
             let mut emit = |input| drop(inputs.blocking_send(input));
-            listing.list(adapter.as_ref(), &mut emit);
+            listing.list(adapter.as_ref(), &routes, &mut emit);
         });
     }
     listers

@@ -76,3 +76,30 @@ fn files_stay_whole_where_the_project_says_so() {
         project.python(&["run", "-j2"]).expect(0);
     }
 }
+
+/// What nobody has seen is handed out as a file, and a file goes to one queue.
+#[test]
+fn routes_hold_for_tests_that_nobody_has_seen() {
+    let config = "[suite.fruit]\nadapter = \"pytest\"\n[[suite.fruit.route]]\ntests = \"*plum*\"\nqueue = \"garden\"\n";
+    let test = "def test_apple(): pass\ndef test_plum(): pass\n";
+    let project = Project::new(&[("regatta.toml", config), ("test_fruit.py", test)]);
+    for _ in 0..2 {
+        project.python(&["run"]).expect(0);
+        let sent = project.facts("batch_sent");
+        let mut sent: Vec<String> = sent
+            .iter()
+            .flat_map(|batch| {
+                let items = batch["items"].as_array().unwrap().iter();
+                items.map(|item| format!("{} {}", batch["queue"], item[0]))
+            })
+            .collect();
+        sent.sort_unstable();
+        assert_eq!(
+            sent,
+            [
+                r#""garden" {"test":"test_fruit.py::test_plum"}"#,
+                r#""regatta" {"test":"test_fruit.py::test_apple"}"#
+            ]
+        );
+    }
+}
