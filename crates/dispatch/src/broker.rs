@@ -9,7 +9,7 @@ use regatta_celery::transport::{Broker, Exchange, Link, Queue, QueueDepth, Topol
 use regatta_celery::wire::{ResultMessage, State};
 use regatta_celery::{Client, ClientOptions, RemoteError, Replies, Reply, ReplyRoute, SendError, Task};
 use regatta_model::{
-    BatchEnd, BatchId, BatchOrder, BatchReport, Input, Lease, Progress, RESULTS_EXCHANGE, RunOrder,
+    BatchEnd, BatchId, BatchOrder, BatchReport, Input, Lease, Progress, REFUSED, RESULTS_EXCHANGE, RunOrder,
     TASK_NAME, WorkerName,
 };
 use tokio::sync::{mpsc, watch};
@@ -226,7 +226,7 @@ fn read(message: &ResultMessage, worker: Option<&str>) -> Result<Input, String> 
     let wrong =
         |what: &str, error: &dyn std::error::Error| format!("{what} of batch {}: {error}", message.task_id);
     match &message.status {
-        State::Success => {
+        state if *state == State::Success || *state == State::from(REFUSED) => {
             let report: BatchReport = message.result.to().map_err(|error| wrong("the report", &error))?;
             Ok(Input::Report { batch, report })
         }

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use regatta_celery::transport::{Broker, BrokerUrl, ConnectOptions};
-use regatta_celery::{App, Context, Prefetch, ResultRoute, TaskError, WorkerOptions};
+use regatta_celery::{App, Context, Prefetch, ResultRoute, TaskError, UpdateError, WorkerOptions};
 use regatta_dispatch::{Input, Ledger, run};
 use regatta_model::{
-    BatchEnd, BatchOrder, BatchReport, Fact, Item, Knowledge, Listed, OrderItem, Outcome, Policy, Progress,
-    RESULTS_EXCHANGE, Record, RunEvent, RunOrder, RunRecord, Stamped, Suite, SuiteOrder, TASK_NAME, TestId,
-    Time, Units, WorkerName,
+    BatchEnd, BatchOrder, BatchReport, Fact, Fault, FaultKind, Item, Knowledge, Listed, OrderItem, Outcome,
+    Policy, Progress, REFUSED, RESULTS_EXCHANGE, Record, RunEvent, RunOrder, RunRecord, Stamped, Suite,
+    SuiteOrder, TASK_NAME, TestId, Time, Units, WorkerName,
 };
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -106,16 +106,40 @@ fn app_that_beats(beaten: std::sync::mpsc::Sender<()>) -> App {
                 let beat = Progress { lease: order.lease, worker: worker.clone(), facts: Vec::new() };
                 context.update_state("PROGRESS", &beat).await?;
             }
-            let finished = |item: &OrderItem| {
-                let Item::Test(test) = item.item.clone() else { unreachable!("tests alone were listed") };
-                Fact::Finished { test, token: item.token, record: Record::new(Outcome::Passed, Time(1), 1) }
-            };
-            let facts = order.items.iter().map(finished).collect();
-            let progress = Progress { lease: order.lease, worker: worker.clone(), facts };
-            context.update_state("PROGRESS", &progress).await?;
+            passed(&context, &order, worker.clone()).await?;
             // Nobody waits any more when a later batch is done.
             let _ = beaten.send(());
             Ok::<_, TaskError>(BatchReport { lease: order.lease, worker, end: BatchEnd::Done })
+        }
+    })
+}
+
+/// Says that all of a batch passed.
+async fn passed(context: &Context, order: &BatchOrder, worker: WorkerName) -> Result<(), UpdateError> {
+    let finished = |item: &OrderItem| {
+        let Item::Test(test) = item.item.clone() else { unreachable!("tests alone were listed") };
+        Fact::Finished { test, token: item.token, record: Record::new(Outcome::Passed, Time(1), 1) }
+    };
+    let facts = order.items.iter().map(finished).collect();
+    context.update_state("PROGRESS", &Progress { lease: order.lease, worker, facts }).await
+}
+
+/// A worker that refuses the first batch, and doesn't end its task before the run has noted that.
+fn app_that_refuses(noted: CancellationToken) -> App {
+    let refused = Arc::new(AtomicBool::new(false));
+    App::new("scripted").task(TASK_NAME, move |context: Context, Arguments { order }: Arguments| {
+        let (noted, first) = (noted.clone(), !refused.swap(true, Ordering::SeqCst));
+        async move {
+            let worker = WorkerName::from(context.worker_name());
+            if first {
+                let fault = Fault { kind: FaultKind::CannotRun, message: "another tree".into() };
+                let report = BatchReport { lease: order.lease, worker, end: BatchEnd::Faulted(fault) };
+                context.update_state(REFUSED, &report).await?;
+                noted.cancelled().await;
+                return Ok::<_, TaskError>(report);
+            }
+            passed(&context, &order, worker.clone()).await?;
+            Ok(BatchReport { lease: order.lease, worker, end: BatchEnd::Done })
         }
     })
 }
@@ -161,7 +185,7 @@ fn order(queue: &str) -> RunOrder {
 
 struct Facts<'a> {
     facts: &'a mut Vec<Stamped>,
-    /// Fired once a worker is lost.
+    /// Fired once a worker is lost, or a batch refused.
     given_up: CancellationToken,
     /// Where there is one: the first batch that begins stops the dispatcher's thread until something comes.
     stopped_until: Option<std::sync::mpsc::Receiver<()>>,
@@ -169,7 +193,7 @@ struct Facts<'a> {
 
 impl Ledger for Facts<'_> {
     fn write(&mut self, fact: &Stamped) -> std::io::Result<()> {
-        if matches!(fact.event, RunEvent::WorkerLost { .. }) {
+        if matches!(fact.event, RunEvent::WorkerLost { .. } | RunEvent::BatchFaulted { .. }) {
             self.given_up.cancel();
         }
         if matches!(fact.event, RunEvent::BatchStarted { .. })
@@ -256,6 +280,23 @@ async fn a_silent_workers_late_result_changes_nothing(broker: Broker) {
     broker.delete_queue(&queue).await.unwrap();
 }
 
+async fn a_refusal_is_heard_while_its_slot_rests_and_counts_once(broker: Broker) {
+    let order = order(&regatta_testbed::unique("q"));
+    let queue = order.suites[0].queue.clone();
+    let (quiet, noted) = (CancellationToken::new(), CancellationToken::new());
+    let whole = async {
+        let whole = whole_run(&broker, order, 20, noted.clone(), None).await;
+        quiet.cancel();
+        whole
+    };
+    let working = work(app_that_refuses(noted.clone()), broker.clone(), queue.clone(), quiet.clone());
+    let (record, facts) = tokio::join!(whole, working).0;
+    assert_eq!(record.totals().passed, 20, "{:?}", record.totals());
+    let refused = facts.iter().filter(|fact| matches!(fact.event, RunEvent::BatchFaulted { .. })).count();
+    assert_eq!(refused, 1);
+    broker.delete_queue(&queue).await.unwrap();
+}
+
 async fn a_run_that_nobody_works_on_says_so_and_ends(broker: Broker) {
     let order = order(&regatta_testbed::unique("q"));
     let queue = order.suites[0].queue.clone();
@@ -312,6 +353,7 @@ on_both_brokers! {
     every_test_has_one_verdict_and_failures_are_retried
     a_silent_workers_late_result_changes_nothing
     a_dispatcher_that_was_stopped_takes_in_what_was_said_meanwhile
+    a_refusal_is_heard_while_its_slot_rests_and_counts_once
     a_run_that_nobody_works_on_says_so_and_ends
 }
 

@@ -23,5 +23,6 @@ pub use ids::{BatchId, Digest, Lease, RunId, SuiteName, TestId, Time, Token, Uni
 pub use plan::{Lane, Plan, Together, Work};
 pub use run::{Command, Input, Knowledge, Known, Route, Run, RunOrder, SuiteOrder, Units};
 pub use wire::{
-    BatchEnd, BatchOrder, BatchReport, Fact, Item, OrderItem, PROTOCOL, Progress, RESULTS_EXCHANGE, TASK_NAME,
+    BatchEnd, BatchOrder, BatchReport, Fact, Item, OrderItem, PROTOCOL, Progress, REFUSED, RESULTS_EXCHANGE,
+    TASK_NAME,
 };

@@ -2,7 +2,8 @@
 //!
 //! A batch is the Celery task [`TASK_NAME`]; its only keyword argument `order` is a [`BatchOrder`]. While it runs, the
 //! worker publishes state updates (`PROGRESS`, a [`Progress`]) and at the end the task's result (a [`BatchReport`]),
-//! all to [`RESULTS_EXCHANGE`]. No payload carries a command line: it names a suite and tests.
+//! all to [`RESULTS_EXCHANGE`]; a worker that will take no other for a while says that end in advance ([`REFUSED`]). No
+//! payload carries a command line: it names a suite and tests.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,10 @@ pub const PROTOCOL: u32 = 1;
 
 /// The Celery task that runs a batch.
 pub const TASK_NAME: &str = "regatta.batch";
+
+/// The Celery state under which a worker tells a [`BatchReport`] before its task's end: it could run nothing of the batch,
+/// and its slot rests.
+pub const REFUSED: &str = "REFUSED";
 
 /// The topic exchange to which workers publish; its routing keys are `<broker user>.<run id>`.
 pub const RESULTS_EXCHANGE: &str = "regatta.results";

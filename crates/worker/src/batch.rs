@@ -10,15 +10,17 @@ use regatta_adapters::Adapter;
 use regatta_celery::transport::PublishError;
 use regatta_celery::{App, Context, TaskError, UpdateError};
 use regatta_model::{
-    BatchEnd, BatchOrder, BatchReport, Fault, Lease as LeaseNumber, PROTOCOL, Progress, SuiteName, TASK_NAME,
-    TeardownFailed, Time, WorkerName,
+    BatchEnd, BatchOrder, BatchReport, Fault, FaultKind, Lease as LeaseNumber, PROTOCOL, Progress, REFUSED,
+    SuiteName, TASK_NAME, TeardownFailed, Time, WorkerName,
 };
 use regatta_sandbox::Cancel;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
 
 use crate::execute::time;
 use crate::gate::Gate;
+use crate::hold::HoldOff;
 use crate::lease::{Command, Input, Lease};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
@@ -42,6 +44,9 @@ struct Inner {
     pool: Pool,
     adapters: HashMap<SuiteName, Arc<dyn Adapter>>,
     own: bool,
+    hold: HoldOff,
+    /// Fires when it shall take no more.
+    quiet: CancellationToken,
 }
 
 /// The task's arguments. The order is read in two steps, since one of another version may not read at all.
@@ -58,11 +63,11 @@ struct Head {
 }
 
 impl BatchTask {
-    /// Starts the slots.
+    /// Starts the slots. No pause outlives `quiet`.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(config: &WorkerConfig) -> std::io::Result<Self> {
+    pub fn start(config: &WorkerConfig, quiet: CancellationToken) -> std::io::Result<Self> {
         let ground = Ground {
             tree: config.tree.clone(),
             fence: config.fence.clone(),
@@ -78,7 +83,9 @@ impl BatchTask {
             }
         }
         let adapters = config.adapters.iter().map(|adapter| (adapter.suite().name, Arc::clone(adapter)));
-        Ok(Self { inner: Arc::new(Inner { pool, adapters: adapters.collect(), own: config.own }) })
+        let hold = HoldOff::default();
+        let adapters = adapters.collect();
+        Ok(Self { inner: Arc::new(Inner { pool, adapters, own: config.own, hold, quiet }) })
     }
 
     /// Registers the task.
@@ -107,8 +114,32 @@ impl BatchTask {
         let head: Head = serde_json::from_str(order.get())
             .map_err(|error| TaskError::fatal(format!("the order can't be read: {error}")))?;
         let worker = WorkerName(context.worker_name().to_owned());
-        let end = self.run_order(context, &head, order, &worker).await;
-        Ok(BatchReport { lease: head.lease, worker, end })
+        let outbox = Arc::new(Outbox::default());
+        let end = self.run_order(context.clone(), &head, order, &worker, &outbox).await;
+        let report = BatchReport { lease: head.lease, worker, end };
+        match &report.end {
+            BatchEnd::Faulted(fault) if fault.kind == FaultKind::CannotRun && !outbox.had_result() => {
+                self.hold_off(&context, &report).await;
+            }
+            BatchEnd::Done | BatchEnd::Faulted(_) => self.inner.hold.worked(),
+            BatchEnd::Returned | BatchEnd::Cancelled => {}
+        }
+        Ok(report)
+    }
+
+    /// Tells at once that a batch is refused, and keeps its slot from taking another for a while.
+    async fn hold_off(&self, context: &Context, report: &BatchReport) {
+        // Who is alone leaves nothing to others. And nobody may wait for a pause to hear of a refusal.
+        if self.inner.own || context.update_state(REFUSED, report).await.is_err() {
+            return;
+        }
+        let pause = self.inner.hold.refused();
+        let unwanted = context.unwanted();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.inner.quiet.cancelled() => {}
+            () = unwanted.cancelled() => {}
+        }
     }
 
     async fn run_order(
@@ -117,6 +148,7 @@ impl BatchTask {
         head: &Head,
         order: &RawValue,
         worker: &WorkerName,
+        outbox: &Arc<Outbox>,
     ) -> BatchEnd {
         if context.redelivered() {
             // Its first holder may be at work on it. Whether it is, and what then, the dispatcher knows alone.
@@ -137,7 +169,16 @@ impl BatchTask {
             return BatchEnd::Returned;
         }
         match Cancel::new().and_then(|cancel| Ok((KillOnDrop(cancel), Cancel::new()?))) {
-            Ok((cancel, unwanted)) => self.tell(context, order, adapter, cancel, unwanted, worker).await,
+            Ok((cancel, unwanted)) => {
+                let assignment = Assignment {
+                    order,
+                    adapter,
+                    cancel: cancel.0.clone(),
+                    unwanted,
+                    outbox: Arc::clone(outbox),
+                };
+                self.tell(context, assignment, cancel, worker).await
+            }
             Err(error) => BatchEnd::Faulted(cannot_run(error.with_causes())),
         }
     }
@@ -150,23 +191,15 @@ impl BatchTask {
     async fn tell(
         &self,
         context: Context,
-        order: BatchOrder,
-        adapter: Arc<dyn Adapter>,
-        cancel: KillOnDrop,
-        unwanted: Cancel,
+        assignment: Assignment,
+        _kill: KillOnDrop,
         worker: &WorkerName,
     ) -> BatchEnd {
-        let outbox = Arc::new(Outbox::default());
+        let (outbox, unwanted) = (Arc::clone(&assignment.outbox), assignment.unwanted.clone());
+        let order = &assignment.order;
         let mut lease = Lease::new(Instant::now(), Duration::from_millis(order.beat_ms), self.inner.own);
         let mut voice = Voice { context, lease: order.lease, worker: worker.clone(), unconfirmed: None };
         let revoked = voice.context.unwanted();
-        let assignment = Assignment {
-            order,
-            adapter,
-            cancel: cancel.0.clone(),
-            unwanted: unwanted.clone(),
-            outbox: Arc::clone(&outbox),
-        };
         let mut end = pin!(self.inner.pool.run(assignment).fuse());
         let mut publishing = OptionFuture::from(None);
         loop {

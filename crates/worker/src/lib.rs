@@ -11,6 +11,7 @@ mod asking;
 mod batch;
 mod execute;
 mod gate;
+mod hold;
 mod lease;
 mod outbox;
 mod pool;

@@ -97,6 +97,11 @@ impl Outbox {
         self.lock().waiting()
     }
 
+    /// Whether there ever was a result.
+    pub(crate) fn had_result(&self) -> bool {
+        self.lock().first_result != FirstResult::Unknown
+    }
+
     /// Takes out a message full.
     pub(crate) fn take(&self) -> Vec<Fact> {
         let mut facts = self.lock();

@@ -26,7 +26,8 @@ pub struct WorkerConfig {
     /// How many batches it runs at a time, at least 1.
     pub slots: usize,
     /// Whether it is a run's own worker, in the process of its dispatcher: it is stopped and goes on together with whoever
-    /// holds its leases, so they don't end by its silence.
+    /// holds its leases, so they don't end by its silence. Any other leaves what comes next to others when it has
+    /// refused a batch.
     pub own: bool,
     /// What to start before there is a test for it. A run's own worker does so while the suite is listed; a worker of a
     /// fleet may never get a test of a suite that it knows.
@@ -94,7 +95,7 @@ pub async fn run(
         let ready = make_ready(broker, queue).await;
         ready.map_err(|source| RunError::Queue { queue: queue.clone(), source })?;
     }
-    let batches = BatchTask::start(&config).map_err(RunError::Threads)?;
+    let batches = BatchTask::start(&config, quiet.clone()).map_err(RunError::Threads)?;
     let app = batches.register(App::new("regatta"));
     let user = broker.url().user();
     let key_prefix = if user.is_empty() { NO_USER } else { user }.to_owned();

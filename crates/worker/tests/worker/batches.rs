@@ -2,7 +2,7 @@
 
 use regatta_celery::WorkerEnd;
 use regatta_celery::wire::State;
-use regatta_model::{BatchEnd, Fact, Fault, FaultKind, Lease, Progress, Record, Time};
+use regatta_model::{BatchEnd, BatchReport, Fact, Fault, FaultKind, Lease, Progress, REFUSED, Record, Time};
 
 use regatta_worker::{Ahead, WorkerConfig};
 
@@ -114,9 +114,43 @@ async fn a_batch_that_waited_for_long_is_run_when_somebody_wants_it() {
 }
 
 #[tokio::test]
+async fn a_worker_that_refused_leaves_what_comes_next_to_others_and_rests_no_longer_than_it_is_wanted() {
+    let mut ground = Ground::new().await;
+    let bad = ground.work("bad@here", 1);
+    let mut refused = String::new();
+    // The third time it rests for two seconds.
+    for _ in 0..3 {
+        let id = ground.send(&order("elsewhere", &["true"])).await;
+        loop {
+            let message = ground.next().await;
+            if message.task_id == id {
+                assert_eq!(message.status, State::Custom(REFUSED.into()), "it is said before the pause");
+                assert!(
+                    fault(&message.result.to::<BatchReport>().unwrap().end).message.contains("elsewhere")
+                );
+                break;
+            }
+            assert_eq!((message.task_id, message.status), (refused, State::Success));
+            refused = String::new();
+        }
+        refused = id;
+    }
+    let good = ground.work("good@here", 1);
+    for _ in 0..3 {
+        let (_, report) = ground.batch(&order("scripts", &["true"])).await;
+        assert_eq!((report.end, report.worker.0.as_str()), (BatchEnd::Done, "good@here"));
+    }
+    bad.quiet.cancel();
+    let ended = std::time::Instant::now();
+    assert_eq!(bad.end().await, WorkerEnd::Quiet);
+    assert!(ended.elapsed().as_millis() < 1_000, "{:?}", ended.elapsed());
+    good.kill.cancel();
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_is_a_fault_that_says_why() {
     let mut ground = Ground::new().await;
-    let _working = ground.work("regatta-1@here", 1);
+    let _working = ground.work_alone("regatta-1@here", 1);
     let plain = || order("scripts", &["true"]);
     let with = |key: &str, value: serde_json::Value| {
         let mut order = plain();
@@ -257,7 +291,7 @@ async fn a_process_that_was_started_ahead_takes_the_first_batch_and_its_failure_
         if broken {
             std::fs::write(tree.join("broken"), "").unwrap();
         }
-        let working = ground.work_as(WorkerConfig { ahead, ..ground.config("regatta-1@here", 1) });
+        let working = ground.work_as(WorkerConfig { own: true, ahead, ..ground.config("regatta-1@here", 1) });
         let (facts, report) = ground.batch(&order("peer", &[note])).await;
         if broken {
             assert!(fault(&report.end).message.contains("no module"), "{report:?}");
@@ -275,7 +309,7 @@ async fn a_process_that_was_started_ahead_takes_the_first_batch_and_its_failure_
 #[tokio::test]
 async fn a_warm_process_that_ends_without_a_test_blames_its_unit_or_the_machine() {
     let mut ground = Ground::new().await;
-    let _working = ground.work("regatta-1@here", 1);
+    let _working = ground.work_alone("regatta-1@here", 1);
     let (facts, report) = ground.batch(&order("peer", &["true", "u crash", "true ."])).await;
     let expected = ["started true", "passed true", "errored u crash", "started true .", "passed true ."];
     assert_eq!(say(&facts), expected);

@@ -97,6 +97,11 @@ impl Ground {
         self.work_as(self.config(name, slots))
     }
 
+    /// A run's own worker: it doesn't rest when it has refused something.
+    pub(crate) fn work_alone(&self, name: &str, slots: usize) -> Working {
+        self.work_as(WorkerConfig { own: true, ..self.config(name, slots) })
+    }
+
     pub(crate) fn work_as(&self, config: WorkerConfig) -> Working {
         let (quiet, kill) = (CancellationToken::new(), CancellationToken::new());
         let broker = self.broker.clone();
