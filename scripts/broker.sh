@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the host's RabbitMQ ready: starts it when none answers, and gives it the virtual host `regatta` with the users
-# dispatcher, worker-a and worker-b, each with the least rights. Their passwords are made once, into secrets/.
+# worker-a and worker-b, each with the least rights, and dispatcher, who may do everything there: it declares what the
+# workers may not (`hello setup`). Their passwords are made once, into secrets/.
 # Safe to run again: it sets the rights anew and changes no password.
 #
 # A worker may read its own task queue, and make and use its own retry, dead-letter and control queues. It may not touch

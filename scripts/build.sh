@@ -12,9 +12,7 @@ say() { printf 'build: %s\n' "$*"; }
 fail() { printf 'build: %s\n' "$@" >&2; exit 1; }
 
 if [ "${1:-}" = docker ] || ! command -v cargo >/dev/null; then
-    if ! docker info >/dev/null 2>&1; then
-        fail "there is neither Rust nor a Docker that answers" "install Rust (see rustup's page), or start Docker"
-    fi
+    scripts/docker.sh || fail "there is no Rust here either: install it (see rustup's page), or mend that"
     docker=(docker)
     # Docker's own, or what scripts/install.sh unpacked.
     docker buildx version >/dev/null 2>&1 || docker=(docker --config .docker)
@@ -39,8 +37,9 @@ for binary in "${binaries[@]}"; do
     install -m 0755 "${CARGO_TARGET_DIR:-target}/$target/release/$binary" "dist/$binary"
 done
 
-if docker info >/dev/null 2>&1; then
+if said=$(scripts/docker.sh 2>&1); then
     docker build --quiet --target runtime --tag regatta-hello .
 else
-    say "Docker is not there or does not answer: the image was left out (make up needs it)"
+    say "the image was left out, which make up needs:"
+    printf '%s\n' "$said"
 fi

@@ -13,8 +13,8 @@ scripts/down.sh || say "the workers' containers could not be stopped (see above)
 
 if ! command -v docker >/dev/null; then
     say "there is no Docker here, so no image either"
-elif ! docker info >/dev/null 2>&1; then
-    say "Docker does not answer, so the image regatta-hello stays if there is one: docker image rm regatta-hello"
+elif ! scripts/docker.sh; then
+    say "so the image regatta-hello stays if there is one: docker image rm regatta-hello"
 elif docker image inspect regatta-hello >/dev/null 2>&1; then
     docker image rm regatta-hello >/dev/null && say "the image regatta-hello is gone"
 fi

@@ -8,6 +8,10 @@ cd "$(dirname "$0")/.."
 
 say() { printf 'down: %s\n' "$*"; }
 
+if [ -d secrets ] && ! [ -x secrets ]; then
+    say "secrets/ is another user's: make up was called as $(stat -c %U secrets), and so must make down be" >&2
+    exit 1
+fi
 rm -f secrets/up
 if scripts/compose.sh version >/dev/null 2>&1; then
     scripts/compose.sh down

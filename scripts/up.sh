@@ -33,8 +33,7 @@ all_healthy() {
 for binary in hello regatta; do
     [ -x "dist/$binary" ] || fail "dist/$binary is not there" "build it: make build"
 done
-docker info >/dev/null 2>&1 ||
-    fail "Docker does not answer" "start it (systemctl start docker, or dockerd), or see: make install"
+scripts/docker.sh
 
 scripts/broker.sh
 dist/hello setup --broker amqp://dispatcher@127.0.0.1:5672/regatta --password-file secrets/dispatcher
