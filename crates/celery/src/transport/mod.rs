@@ -26,6 +26,7 @@ use tokio::sync::watch;
 pub(crate) use self::delivery::{Consumer, Delivery, Incoming, Settle, Settler};
 pub use self::delivery::{Envelope, SettleError};
 pub use self::error::{PublishError, TransportError};
+pub(crate) use self::properties::UNREADABLE_HEADER;
 pub use self::properties::{Headers, Properties, Value};
 pub use self::topology::{Binding, Exchange, ExchangeKind, Queue, Topology};
 pub use self::url::{BrokerUrl, UrlError};

@@ -104,6 +104,9 @@ impl<T: Into<Value>> From<Option<T>> for Value {
     }
 }
 
+/// The header that stands for headers that can't be read, and says why.
+pub(crate) const UNREADABLE_HEADER: &str = "unreadable-headers";
+
 /// The headers that Celery's messages have. A name of these takes no memory of its own, and messages have twenty.
 const KNOWN: [&str; 24] = [
     "lang",

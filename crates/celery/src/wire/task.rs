@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::json::{write_array, write_object};
 use super::{JsonError, RawJson, Refusal, json_text};
-use crate::transport::{Headers, Properties, Value};
+use crate::transport::{Headers, Properties, UNREADABLE_HEADER, Value};
 
 /// The headers that may be absent (Celery documentation, "Message Protocol", version 2, and what its worker reads with
 /// a default).
@@ -134,7 +134,8 @@ impl TaskMessage {
             let text = |name| properties.headers.get(name).and_then(Value::as_str).map(str::to_owned);
             Refusal {
                 reason,
-                id: text("id"),
+                // Celery's correlation id is the task's id.
+                id: text("id").or_else(|| unreadable(properties).and(properties.correlation_id.clone())),
                 reply_to: properties.reply_to.clone(),
                 correlation_id: properties.correlation_id.clone(),
             }
@@ -142,6 +143,9 @@ impl TaskMessage {
     }
 
     fn read(properties: &Properties, body: &[u8]) -> Result<Self, String> {
+        if let Some(why) = unreadable(properties) {
+            return Err(why.to_owned());
+        }
         if properties.headers.get("task").is_none() {
             return Self::read_protocol_1(properties, body);
         }
@@ -390,6 +394,11 @@ fn text(headers: &Headers, name: &str) -> Result<Option<String>, String> {
         Some(Value::Null) | None => Ok(None),
         Some(_) => Err(format!("header {name} isn't a text")),
     }
+}
+
+/// Why the headers can't be read.
+fn unreadable(properties: &Properties) -> Option<&str> {
+    properties.headers.get(UNREADABLE_HEADER).and_then(Value::as_str)
 }
 
 /// A header that is for people only, so that it refuses no message. Python's file names may hold bytes that aren't UTF-8,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::python::Peer;
 use crate::support::{options, rabbitmq, run, start};
+use regatta_celery::transport::Link;
 use regatta_celery::wire::RawJson;
 use regatta_celery::{App, Broker, BrokerUrl, ConnectOptions, Context, Retry, TaskError, TaskOptions};
 use regatta_testbed::{shared_node, unique};
@@ -80,5 +81,42 @@ fn a_file_name_that_is_not_utf_8_is_an_argument_like_others() {
         let command = json!({"do": "call", "task": "echo", "file_name": name, "queue": "names"});
         let answer = peer.ask(&command).await;
         assert_eq!(answer["value"], name, "{answer}");
+    });
+}
+
+#[test]
+fn a_message_that_the_amqp_client_cannot_parse_costs_no_connection() {
+    run(async {
+        let broker = rabbitmq().await;
+        let _worker = start(&app(), &broker, options("odd")).await;
+        let mut peer = Peer::start().await;
+        for (odd, state) in [
+            ("correlation_id", "SUCCESS"),
+            ("name", "SUCCESS"),
+            ("nested", "SUCCESS"),
+            ("deep", "FAILURE"),
+            ("large", "FAILURE"),
+            ("nothing", "SUCCESS"),
+        ] {
+            let message = json!({
+                "headers": {"task": "echo", "id": odd},
+                "properties": {
+                    "content_type": "application/json", "content_encoding": "utf-8", "correlation_id": odd
+                },
+                "body_text": "[[7], {}, {}]",
+            });
+            let command =
+                json!({"do": "raw", "message": message, "queue": "odd", "expect": true, "odd": odd});
+            let answer = peer.ask(&command).await;
+            let answer = &answer["answers"][0];
+            assert_eq!((&answer["status"], &answer["task_id"]), (&json!(state), &json!(odd)), "{answer}");
+        }
+        for words in ["nest too deep", "the header has 6"] {
+            let dead = peer.ask(&json!({"do": "take", "queue": "odd.dead"})).await;
+            let why = dead["headers"]["unreadable-headers"].as_str().unwrap();
+            assert!(why.contains(words), "{dead}");
+            assert!(dead["headers"]["dead-letter-reason"].as_str().unwrap().contains(why), "{dead}");
+        }
+        assert_eq!(*broker.link().borrow(), Link::Up { generation: 1 });
     });
 }

@@ -168,12 +168,25 @@ def raw(command):
         got = []
         channel.basic_consume(replies, no_ack=True, callback=got.append)
         properties = dict(message["properties"], reply_to=replies)
+        headers = message["headers"]
+        odd = command.get("odd")
+        if odd == "correlation_id":
+            properties[odd] = "id-\udcff"
+        elif odd == "name":
+            headers["x-\udcff"] = 1
+        elif odd in ("nested", "deep"):
+            sys.setrecursionlimit(100_000)
+            headers[odd] = []
+            for _ in range(dict(nested=100, deep=5000)[odd]):
+                headers[odd] = [headers[odd]]
+        elif odd == "large":
+            headers[odd] = "x" * 60_000
         if "body_base64" in message:
             body = base64.b64decode(message["body_base64"])
         else:
             body = message["body_text"].encode()
         channel.basic_publish(
-            amqp.Message(body, application_headers=message["headers"], **properties),
+            amqp.Message(body, application_headers=headers, **properties),
             exchange="",
             routing_key=command["queue"],
         )

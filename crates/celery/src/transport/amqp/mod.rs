@@ -9,6 +9,8 @@ mod convert;
 mod lane;
 mod publisher;
 mod session;
+mod sieve;
+mod socket;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,34 @@ const RECONNECT_MIN: Duration = Duration::from_millis(100);
 
 /// The longest wait before a new try to connect.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// A connection that was lost sooner may be lost again for the same reason: the waits go on growing.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The waits between tries to connect.
+struct Backoff {
+    most: Duration,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { most: RECONNECT_MIN }
+    }
+
+    /// The longest that the next wait may be.
+    fn next(&mut self) -> Duration {
+        let next = self.most;
+        self.most = (self.most * 2).min(RECONNECT_MAX);
+        next
+    }
+
+    /// A connection was made, and lost after so long.
+    fn lost_after(&mut self, lived: Duration) {
+        if lived >= SETTLED {
+            *self = Self::new();
+        }
+    }
+}
 
 /// A broker reached by AMQP.
 pub(super) struct Amqp {
@@ -211,12 +241,15 @@ impl Drop for Amqp {
 /// Keeps a session up for as long as somebody holds the broker.
 async fn supervise(amqp: Weak<Amqp>, mut session: Arc<Session>, closed: CancellationToken) {
     let mut generation = 1;
+    let mut backoff = Backoff::new();
     loop {
+        let since = Instant::now();
         let reason = tokio::select! {
             () = closed.cancelled() => return session.close().await,
             reason = session.lost() => reason,
         };
         drop(session);
+        backoff.lost_after(since.elapsed());
         let Some(owner) = amqp.upgrade() else { return };
         tracing::warn!(broker = %owner.url, reason, "the connection to the broker was lost; connecting anew");
         let old = owner.session.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -226,17 +259,20 @@ async fn supervise(amqp: Weak<Amqp>, mut session: Arc<Session>, closed: Cancella
         }
         drop(owner);
         generation += 1;
-        let Some(next) = reconnect(&amqp, generation, &closed).await else { return };
+        let Some(next) = reconnect(&amqp, generation, &mut backoff, &closed).await else { return };
         session = next;
     }
 }
 
 /// Tries until it works. None when nobody wants it any more.
-async fn reconnect(amqp: &Weak<Amqp>, generation: u64, closed: &CancellationToken) -> Option<Arc<Session>> {
-    let mut most = RECONNECT_MIN;
+async fn reconnect(
+    amqp: &Weak<Amqp>,
+    generation: u64,
+    backoff: &mut Backoff,
+    closed: &CancellationToken,
+) -> Option<Arc<Session>> {
     loop {
-        let pause = most.mul_f64(fastrand::f64());
-        most = (most * 2).min(RECONNECT_MAX);
+        let pause = backoff.next().mul_f64(fastrand::f64());
         tokio::select! {
             () = closed.cancelled() => return None,
             () = tokio::time::sleep(pause) => {}

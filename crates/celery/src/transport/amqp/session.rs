@@ -17,6 +17,7 @@ use super::super::topology::{Declaration, ExchangeKind, Queue};
 use super::super::{Binding, BrokerUrl, ConnectOptions, Publishing, QueueDepth, Topology, TransportError};
 use super::convert::name;
 use super::publisher::{Publishers, Unsent};
+use super::socket;
 
 /// The largest frame, in bytes; RabbitMQ's own proposal is 131,072. The client holds 32 frames in each direction of each
 /// of the two connections: with that proposal, 16 MB in a worker that idles. Larger bodies travel in several frames.
@@ -191,8 +192,7 @@ async fn connect(
     };
     let name = LongString::from(format!("{} ({role})", options.client_name));
     let properties = ConnectionProperties::default().with_connection_name(name);
-    let runtime = lapin::runtime::default_runtime().map_err(|error| unreachable_at(url, &error))?;
-    let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+    let connecting = socket::connect(uri, properties, tls, FRAME_MAX);
     match tokio::time::timeout(options.timeout, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(refused(url, &error)),

@@ -43,6 +43,17 @@ async fn until_generation(broker: &Broker, wanted: u64) {
 }
 
 #[test]
+fn connections_that_are_lost_at_once_are_tried_ever_more_seldom() {
+    let mut backoff = super::Backoff::new();
+    let mut waits = |lived: u64| {
+        backoff.lost_after(Duration::from_secs(lived));
+        backoff.next().as_millis()
+    };
+    assert_eq!([0; 8].map(&mut waits), [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!([9, 60, 0].map(&mut waits), [5000, 100, 200]);
+}
+
+#[test]
 fn a_refused_login_says_so_and_not_the_password() {
     run(async {
         let node = shared_node();
