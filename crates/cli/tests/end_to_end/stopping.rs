@@ -122,6 +122,20 @@ fn a_run_that_was_stopped_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_signal_is_the_end_of_a_run_that_stops_for_a_failure() {
+    let bad = "until test -e go; do sleep 0.05; done; false";
+    let project = Project::of_commands(&[("bad", bad), ("long", "sleep 1000")]);
+    let mut run = Running::start(project.command(&["run", "-j", "2", "--fail-fast", "--format", "json"]));
+    run.wait_for("\"attempt_started\"");
+    run.wait_for("\"attempt_started\"");
+    project.write("go", "");
+    run.wait_for("\"fail_fast\"}");
+    run.signal(Signal::SIGTERM);
+    run.wait().expect(130);
+    assert_eq!(project.run_json()["cancelled"], "interrupted");
+}
+
+#[test]
 fn the_second_signal_kills_at_once_and_nothing_is_left() {
     let seconds = "86400.25";
     let project = Project::of_commands(&[("a", &format!("setsid sleep {seconds} & sleep {seconds}"))]);

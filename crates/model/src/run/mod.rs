@@ -459,7 +459,12 @@ impl Run {
 
     /// Stops handing out. What is in work goes on to the end of the running test, or is ended at once.
     fn cancel(&mut self, reason: CancelReason, fault: &Fault) {
-        if self.cancelled.is_some() {
+        if let Some(already) = self.cancelled {
+            // Whoever stops a run that stops by itself is told that he did.
+            if already == CancelReason::FailFast && reason == CancelReason::Interrupted {
+                self.cancelled = Some(reason);
+                self.record(RunEvent::Cancelled { reason });
+            }
             return;
         }
         self.cancelled = Some(reason);

@@ -631,6 +631,32 @@ fn fail_fast_lets_what_runs_end_and_every_test_has_one_verdict() {
 }
 
 #[test]
+fn a_run_that_stops_for_a_failure_and_then_for_a_signal_was_interrupted() {
+    let signals: [&[Input]; 3] =
+        [&[Input::Kill], &[Input::Interrupt], &[Input::Interrupt, Input::Interrupt, Input::Kill]];
+    for signals in signals {
+        let mut story = Story::new(Policy { fail_fast: true, ..policy() });
+        story.list(&["a", "b", "c"], &[]);
+        let (bad, long) = (story.take(), story.take());
+        story.say(&long, "w2", Vec::new());
+        story.work(&bad, "w1", Outcome::Failed);
+        assert_eq!(story.record.cancelled, Some(CancelReason::FailFast));
+        for signal in signals {
+            story.on(signal.clone());
+        }
+        if matches!(signals, [Input::Interrupt]) {
+            assert!(!story.run.is_finished(), "one batch is in work");
+            story.work(&long, "w2", Outcome::Failed);
+        }
+        assert!(story.run.is_finished());
+        assert_eq!(story.record.cancelled, Some(CancelReason::Interrupted));
+        let said = |event: &&RunEvent| matches!(event, RunEvent::Cancelled { .. });
+        assert_eq!(story.events.iter().filter(said).count(), 2, "each reason once");
+        assert_eq!(story.record.totals().pending, 0);
+    }
+}
+
+#[test]
 fn an_interrupt_lets_what_runs_end_and_a_second_one_does_not_wait() {
     let mut story = Story::new(policy());
     story.list(&["a", "b", "c"], &[]);
