@@ -394,6 +394,50 @@ fn a_crash_is_no_pass_and_keeps_what_was_printed() {
 }
 
 #[test]
+fn a_process_that_ends_in_a_teardown_keeps_what_came_before_it() {
+    let (tree, pytest) = project();
+    let test = r#"import os
+import pytest
+
+@pytest.fixture
+def shared():
+    print("set up")
+    yield
+    print("torn down", flush=True)
+    os._exit(3)
+
+def test_fails(shared):
+    print("called")
+    assert False, "the real reason"
+
+def test_ends():
+    os._exit(4)
+
+def test_between():
+    print("of another")
+
+def test_ends_too():
+    os._exit(5)
+"#;
+    std::fs::write(tree.path().join("test_ends.py"), test).unwrap();
+    let mut warm = Warm::new(&pytest, tree.path());
+    let mut ask = |names: &[&str]| {
+        let items = names.iter().map(|name| Item::Test(format!("test_ends.py::{name}")));
+        let (records, crashed) = warm.ask(&items.collect::<Vec<_>>());
+        assert!(crashed.is_some());
+        let (_, record) = records.into_iter().next_back().unwrap();
+        assert_eq!(record.outcome, Outcome::Crashed);
+        record.output.text
+    };
+    let text = ask(&["test_fails"]);
+    for words in ["E       AssertionError: the real reason", "set up", "called", "torn down"] {
+        assert_eq!(text.lines().filter(|line| *line == words).count(), 1, "{words}: {text}");
+    }
+    assert_eq!(ask(&["test_ends"]), "");
+    assert_eq!(ask(&["test_between", "test_ends_too"]), "");
+}
+
+#[test]
 fn a_broken_project_says_why_it_cannot_be_listed() {
     let (tree, pytest) = project();
     std::fs::write(

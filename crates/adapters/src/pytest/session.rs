@@ -20,17 +20,33 @@ const KEPT_MAX: u64 = 256 * 1024;
 #[serde(rename_all = "snake_case", tag = "k")]
 enum Line {
     Ready,
-    Collected { unit: String, tests: Vec<String> },
-    Started { test: String },
-    Finished { test: String, record: Said },
-    UnitDone { unit: String },
+    Collected {
+        unit: String,
+        tests: Vec<String>,
+    },
+    Started {
+        test: String,
+    },
+    /// What the test that runs has said so far.
+    Said {
+        output: Output,
+    },
+    Finished {
+        test: String,
+        record: Told,
+    },
+    UnitDone {
+        unit: String,
+    },
     Done,
-    End { error: Option<String> },
+    End {
+        error: Option<String>,
+    },
 }
 
 /// What the plugin says of a test: a [`Record`] of which the most may be missing.
 #[derive(Deserialize)]
-struct Said {
+struct Told {
     outcome: Outcome,
     native: Option<String>,
     message: Option<String>,
@@ -44,9 +60,9 @@ struct Said {
     shared_us: u64,
 }
 
-impl From<Said> for Record {
-    fn from(said: Said) -> Self {
-        let Said { outcome, native, message, output, phases, started, duration_us, shared_us } = said;
+impl From<Told> for Record {
+    fn from(told: Told) -> Self {
+        let Told { outcome, native, message, output, phases, started, duration_us, shared_us } = told;
         Self { outcome, native, message, output, phases, started, duration_us, shared_us }
     }
 }
@@ -59,6 +75,8 @@ pub(super) struct PytestSession {
     slot: [(String, String); 2],
     /// Where pytest captures output, so that it outlives a killed process. None when there is no place for it.
     folder: Option<Folder>,
+    /// What the test that runs has said in phases that are over, of which pytest's capture has nothing left.
+    said: Output,
 }
 
 impl PytestSession {
@@ -67,7 +85,7 @@ impl PytestSession {
             ("PYTEST_XDIST_WORKER".to_owned(), format!("gw{}", place.slot)),
             ("PYTEST_XDIST_WORKER_COUNT".to_owned(), place.slots.to_string()),
         ];
-        Self { config, tree: place.tree.to_owned(), slot, folder: Folder::new() }
+        Self { config, tree: place.tree.to_owned(), slot, folder: Folder::new(), said: Output::default() }
     }
 
     /// What the test that ran last had printed into pytest's capture.
@@ -117,7 +135,14 @@ impl WarmSession for PytestSession {
         Ok(vec![match line {
             Line::Ready => WarmFact::Ready,
             Line::Collected { unit, tests } => WarmFact::Collected { unit, tests },
-            Line::Started { test } => WarmFact::Started { test },
+            Line::Started { test } => {
+                self.said = Output::default();
+                WarmFact::Started { test }
+            }
+            Line::Said { output } => {
+                self.said = output;
+                return Ok(Vec::new());
+            }
             Line::Finished { test, record } => WarmFact::Finished { test, record: record.into() },
             Line::UnitDone { unit } => WarmFact::UnitFinished { unit },
             Line::Done => WarmFact::RequestDone,
@@ -135,7 +160,11 @@ impl WarmSession for PytestSession {
             Exit::Code(code) => format!("the Python process ended with exit status {code} while this ran"),
             Exit::Signal(_) | Exit::TimedOut { .. } | Exit::Cancelled => String::new(),
         });
-        record.output = text::output(&stdout, &stderr, omitted);
+        record.output = text::output(&stdout, &stderr, omitted + self.said.bytes_omitted);
+        let before = self.said.text.trim_end();
+        if !before.is_empty() {
+            record.output.text = format!("{before}\n{}", record.output.text);
+        }
         record
     }
 }

@@ -325,6 +325,10 @@ class Regatta:
     def pytest_runtest_logreport(self, report):
         if self.fold is not None and report.outcome != "rerun":
             self.fold.reports.append(report)
+            # pytest empties its capture after each phase. A process that ends in the next one has said what came before.
+            output = self.fold.output() if report.when != "teardown" and not hasattr(report, "context") else None
+            if output:
+                self.channel.say({"k": "said", "output": output})
 
     # The end
 

@@ -54,10 +54,14 @@ class Fold:
         message = self.message(outcome, native, blamed)
         if message:
             record["message"] = message
-        text, omitted = shorten(self.text())
-        if text:
-            record["output"] = {"text": text, "bytes_omitted": omitted} if omitted else {"text": text}
+        output = self.output()
+        if output:
+            record["output"] = output
         return record
+
+    def output(self):
+        text, omitted = shorten(self.text())
+        return {"text": text, "bytes_omitted": omitted} if omitted else {"text": text} if text else None
 
     def judge(self):
         """The outcome, pytest's own word for it, and the report that decides."""
