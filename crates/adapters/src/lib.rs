@@ -17,6 +17,6 @@ pub use commands::{COMMANDS_MAX, Commands, CommandsConfig, parse_commands, split
 pub use pytest::{Pytest, PytestConfig};
 pub use recognise::{Framework, detect};
 pub use seam::{
-    Adapter, AdapterError, Ended, Exit, Invocation, Listing, ListingStep, Place, Runner, TestProcess,
-    WarmFact, WarmSession,
+    Adapter, AdapterError, Conclusion, Ended, Exit, Invocation, Listing, ListingStep, Place, Runner,
+    TestProcess, WarmFact, WarmSession,
 };

@@ -125,6 +125,15 @@ pub trait Listing: Send {
     fn ended(&mut self, ended: &Ended) -> Result<(), AdapterError>;
 }
 
+/// What came of [`Adapter::conclusion`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conclusion {
+    /// A report, for people.
+    pub text: String,
+    /// Why the run fails, though its tests may not have; in one line.
+    pub failed: Option<String>,
+}
+
 /// One suite's adapter, ready for one tree. Made for what was recognised, or from the configuration.
 pub trait Adapter: Send + Sync {
     /// The suite that it lists.
@@ -157,6 +166,24 @@ pub trait Adapter: Send + Sync {
     /// Whether the runner needs nothing of the listing, and a worker may start it before there is a test for it.
     fn starts_ahead(&self) -> bool {
         false
+    }
+
+    /// What to run once the tests of a run that began at `begun` have all run here, to make one of what its processes left.
+    /// To be asked when the suite is listed.
+    fn conclusion(&self, begun: Time) -> Option<Invocation> {
+        let _ = begun;
+        None
+    }
+
+    /// What came of [`Adapter::conclusion`].
+    fn concluded(&self, ended: &Ended) -> Conclusion {
+        let _ = ended;
+        Conclusion::default()
+    }
+
+    /// What the user is to know at the end of a run. To be asked when the suite is listed.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// How this slot runs the suite's tests. `prepared` is what the dispatcher's listing ended with.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regatta_console::Live;
 use regatta_model::{Knowledge, RunRecord, Stamped, Time};
-use regatta_report::{Progress, Style, Summary, SummaryOptions, Verbosity};
+use regatta_report::{Paint, Progress, Style, Summary, SummaryOptions, Verbosity, clean};
 
 use crate::args::Format;
 use crate::error::CliError;
@@ -25,6 +25,14 @@ pub(crate) enum Face {
     People { progress: Box<Progress>, live: Option<Live>, drawn: Time, out: Out, style: Style },
     /// Facts as JSON.
     Machine { out: Out },
+}
+
+/// What there is to say at the end of a run, besides what became of tests.
+pub(crate) struct Words {
+    /// Texts of tools, as they are.
+    pub(crate) reports: Vec<String>,
+    /// Sentences of ours.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Face {
@@ -87,11 +95,17 @@ impl Face {
     ///
     /// # Errors
     /// When standard output could not be written, now or before.
-    pub(crate) fn end(self, record: &RunRecord, folder: String) -> Result<(), CliError> {
+    pub(crate) fn end(self, record: &RunRecord, folder: String, words: &Words) -> Result<(), CliError> {
         match self {
             Self::Machine { out } => out.end(),
             Self::People { live, mut out, style, .. } => {
                 drop(live);
+                for report in &words.reports {
+                    out.line(clean(report, style.color).trim_end());
+                }
+                for note in &words.notes {
+                    out.line(&format!("{} {note}", style.paint(Paint::Odd, "      NOTE")));
+                }
                 let summary = Summary::render(record, &SummaryOptions { style, folder });
                 out.line(summary.trim_end());
                 out.end()

@@ -1,17 +1,18 @@
 //! `regatta run`: wires listing, dispatcher, a worker where there is no fleet, the ledger and the face together.
 
+mod conclusion;
 mod recorder;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use regatta_celery::{Broker, BrokerUrl};
 use regatta_console::node_name;
 use regatta_dispatch::{Input, Ledger};
-use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord, Stamped, TeardownFailed};
+use regatta_model::{Knowledge, Policy, RunId, RunOrder, RunRecord, Stamped, TeardownFailed, Time};
 use regatta_store::{EVENTS_FILE, JUNIT_FILE, RUN_FILE, RUNS_KEPT_MAX, RunFolder, State, Store, read_events};
 use regatta_worker::{Ahead, Cancel, Fence, RunError, Worked, WorkerConfig};
 use tokio::sync::mpsc;
@@ -21,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::face::Face;
+use crate::face::{Face, Words};
 use crate::listing::{LIST_TIMEOUT, Listing, fence};
 use crate::project::{self, Project, Trees};
 use crate::signals::{Sent, Signals};
 use crate::surroundings::{base_env, broker_url, connect, cores};
+use conclusion::Concluding;
 use recorder::Recorder;
 use regatta_console::Color;
 
@@ -56,6 +58,7 @@ fn ms(span: Duration) -> u64 {
 /// Runs a project's tests.
 pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let mut signals = Signals::listen();
+    let begun = Time::default().after(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     // What was typed wrong is said before anything is looked for.
     let url = broker_url(&args.broker)?;
     let mut project =
@@ -67,11 +70,7 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let id = new_run_id();
     let (state, path) = place(&project, &args, &id)?;
     let store = open_store(&state);
-    let known = store.as_ref().map(Store::knowledge).transpose().unwrap_or_else(|error| {
-        tracing::error!(%error, "the run goes on without history");
-        None
-    });
-    let known = known.unwrap_or_default();
+    let known = knowledge(&store);
     let base = base_env(&project::pairs(&project.config.env));
     let cancel =
         Cancel::new().map_err(|error| CliError::from_error(Exit::Fault, "the run can't start", &error))?;
@@ -100,9 +99,10 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     let stops = Stops { quiet: CancellationToken::new(), kill: CancellationToken::new(), cancel, inputs };
     let worker = url.is_none().then(|| {
         let fence = Fence::new(TEST_TIMEOUT, base);
-        start_worker(&broker, &project, &order, slots, fence, &stops)
+        let concluding = concluding(&project, &listing, begun);
+        start_worker(&broker, &project, &order, slots, fence, &stops, concluding)
     });
-    let mut worker = OwnWorker(worker);
+    let mut worker = OwnWorker { task: worker, shown: Vec::new() };
     let record = drive(&broker, order, taken, &recorder, &stops, &mut signals, &mut worker).await;
     stops.cancel.kill();
     let record = match record {
@@ -113,7 +113,9 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
             // The first error is the one that counts.
             let _ended = worker.end().await;
             if let Some(record) = known_so_far(&recorder, &folder) {
-                let _kept = keep(&record, Exit::Fault, recorder.into_inner(), &folder, &state, &listing);
+                let words = words(&project, worker);
+                let _kept =
+                    keep(&record, Exit::Fault, recorder.into_inner(), &folder, &state, &listing, &words);
             }
             return Err(error);
         }
@@ -123,7 +125,8 @@ pub(crate) async fn run(args: RunArgs, color: Color) -> Result<Exit, CliError> {
     while listers.join_next().await.is_some() {}
     broker.close().await;
     let exit = Exit::of(&record);
-    let kept = keep(&record, exit, recorder.into_inner(), &folder, &state, &listing);
+    let words = words(&project, worker);
+    let kept = keep(&record, exit, recorder.into_inner(), &folder, &state, &listing, &words);
     ended?;
     kept?;
     tests_or_words(&record, exit, args.selection.failed)
@@ -178,6 +181,14 @@ fn open_store(state: &Option<State>) -> Option<Store> {
     opened.map_err(|error| tracing::error!(%error, "the run goes on without history")).ok()
 }
 
+fn knowledge(store: &Option<Store>) -> Knowledge {
+    let known = store.as_ref().map(Store::knowledge).transpose().unwrap_or_else(|error| {
+        tracing::error!(%error, "the run goes on without history");
+        None
+    });
+    known.unwrap_or_default()
+}
+
 fn start_listing(project: &Project, listing: &Listing, inputs: &mpsc::Sender<Input>) -> JoinSet<()> {
     let mut listers = JoinSet::new();
     for suite in &project.suites {
@@ -226,7 +237,28 @@ fn order(
     }
 }
 
-type WorkerTask = JoinHandle<Result<Worked, RunError>>;
+/// The worker's end, and what there is to show of the whole.
+type WorkerTask = JoinHandle<Result<(Worked, Vec<String>), RunError>>;
+
+fn worker_name() -> String {
+    node_name(&format!("regatta-{}", std::process::id()))
+}
+
+fn concluding(project: &Project, listing: &Listing, begun: Time) -> Concluding {
+    Concluding {
+        adapters: project.suites.iter().map(|suite| Arc::clone(&suite.adapter)).collect(),
+        begun,
+        worker: worker_name().as_str().into(),
+        fence: listing.fence.clone(),
+        cancel: listing.cancel.clone(),
+    }
+}
+
+/// What there is to say to people, besides what became of tests.
+fn words(project: &Project, worker: OwnWorker) -> Words {
+    let notes = project.suites.iter().flat_map(|suite| suite.adapter.notes());
+    Words { reports: worker.shown, notes: notes.collect() }
+}
 
 fn start_worker(
     broker: &Broker,
@@ -235,13 +267,14 @@ fn start_worker(
     slots: usize,
     fence: Fence,
     stops: &Stops,
+    concluding: Concluding,
 ) -> WorkerTask {
     let mut queues: Vec<String> =
         order.suites.iter().flat_map(regatta_model::SuiteOrder::queues).map(str::to_owned).collect();
     queues.sort();
     queues.dedup();
     let config = WorkerConfig {
-        name: node_name(&format!("regatta-{}", std::process::id())),
+        name: worker_name(),
         queues,
         tree: project.tree.clone(),
         adapters: project.suites.iter().map(|suite| Arc::clone(&suite.adapter)).collect(),
@@ -252,7 +285,13 @@ fn start_worker(
         fence,
     };
     let (broker, quiet, kill) = (broker.clone(), stops.quiet.clone(), stops.kill.clone());
-    tokio::spawn(async move { Box::pin(regatta_worker::run(&broker, config, quiet, kill)).await })
+    tokio::spawn(async move {
+        let mut worked = Box::pin(regatta_worker::run(&broker, config, quiet, kill)).await?;
+        let concluded = tokio::task::spawn_blocking(move || concluding.conclude()).await;
+        let (failed, shown) = concluded.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        worked.teardowns_failed.extend(failed);
+        Ok((worked, shown))
+    })
 }
 
 /// The recorder, as the dispatcher has it beside the clock that draws.
@@ -268,18 +307,26 @@ impl Ledger for Shared<'_> {
     }
 }
 
-/// The worker of this process; none once it has ended, or where a fleet works.
-struct OwnWorker(Option<WorkerTask>);
+/// The worker of this process.
+struct OwnWorker {
+    /// None once it has ended, or where a fleet works.
+    task: Option<WorkerTask>,
+    /// What it left to show.
+    shown: Vec<String>,
+}
 
 impl OwnWorker {
     /// Waits for its end. What went wrong as it took down what tests shared is no error of the worker's.
     async fn end(&mut self) -> Result<Vec<TeardownFailed>, CliError> {
-        let Some(worker) = &mut self.0 else { return Ok(Vec::new()) };
+        let Some(worker) = &mut self.task else { return Ok(Vec::new()) };
         let ended = worker.await;
-        self.0 = None;
+        self.task = None;
         let early = "the worker in this process ended early";
         match ended {
-            Ok(Ok(worked)) => Ok(worked.teardowns_failed),
+            Ok(Ok((worked, shown))) => {
+                self.shown = shown;
+                Ok(worked.teardowns_failed)
+            }
             Ok(Err(error)) => Err(CliError::from_error(Exit::Fault, early, &error)),
             Err(error) => Err(CliError::from_error(Exit::Fault, early, &error)),
         }
@@ -315,7 +362,7 @@ async fn drive(
                 ticked.map_err(|error| CliError::from_error(Exit::Fault, unwritten, &error))?;
                 None
             }
-            released = worker.end(), if worker.0.is_some() => {
+            released = worker.end(), if worker.task.is_some() => {
                 asked.push_back(Input::Released { failed: released? });
                 None
             }
@@ -362,6 +409,7 @@ fn keep(
     folder: &RunFolder,
     state: &Option<State>,
     listing: &Listing,
+    words: &Words,
 ) -> Result<(), CliError> {
     let (face, collected, ledger) = recorder.close();
     let run = folder.write(RUN_FILE, |out| regatta_report::write_run(out, record, VERSION, exit.code()));
@@ -379,7 +427,7 @@ fn keep(
     if let Some(Err(error)) = state.as_ref().map(|state| state.prune(RUNS_KEPT_MAX)) {
         tracing::warn!(%error, "old runs can't be removed");
     }
-    let shown = face.end(record, relative(folder));
+    let shown = face.end(record, relative(folder), words);
     ledger.and(run).and(junit).map_err(|error| unwritable(folder, &error))?;
     // A terminal that was closed takes nothing more, and has told so by a signal.
     shown.or_else(|error| if exit == Exit::Interrupted { Ok(()) } else { Err(error) })

@@ -1,13 +1,14 @@
 //! Listing: one process that walks the project's folders as pytest does and prints the files between two marks.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use regatta_model::Unit;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{PytestConfig, SOURCES};
+use super::whole::Whole;
+use super::{Learnt, PytestConfig, SOURCES};
 use crate::digest;
 use crate::seam::{AdapterError, Ended, Exit, Listing, ListingStep};
 use crate::text;
@@ -24,6 +25,7 @@ const NO_TESTS: i32 = 5;
 #[serde(rename_all = "snake_case")]
 enum Line {
     Root(PathBuf),
+    Whole(Whole),
     Unit(String),
 }
 
@@ -36,13 +38,13 @@ enum State {
 
 pub(super) struct PytestListing {
     config: Arc<PytestConfig>,
-    root: Arc<OnceLock<PathBuf>>,
+    learnt: Arc<Learnt>,
     state: State,
 }
 
 impl PytestListing {
-    pub(super) fn new(config: Arc<PytestConfig>, root: Arc<OnceLock<PathBuf>>) -> Self {
-        Self { config, root, state: State::Fresh }
+    pub(super) fn new(config: Arc<PytestConfig>, learnt: Arc<Learnt>) -> Self {
+        Self { config, learnt, state: State::Fresh }
     }
 
     fn failed(&self, ended: &Ended) -> AdapterError {
@@ -88,8 +90,9 @@ impl Listing for PytestListing {
         let mut units = Vec::new();
         for line in lines {
             match line {
-                // Listing again gives the same root.
-                Line::Root(root) => drop(self.root.set(root)),
+                // Listing again gives the same.
+                Line::Root(root) => drop(self.learnt.root.set(root)),
+                Line::Whole(whole) => drop(self.learnt.whole.set(whole)),
                 Line::Unit(name) => units.push(Unit { suite: self.config.suite.clone(), name }),
             }
         }
@@ -120,6 +123,7 @@ mod tests {
                 let name = |line| match line {
                     Line::Root(root) => root.display().to_string(),
                     Line::Unit(unit) => unit,
+                    Line::Whole(whole) => format!("{whole:?}"),
                 };
                 lines.into_iter().map(name).collect::<Vec<_>>().join(" ")
             })

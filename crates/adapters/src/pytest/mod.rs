@@ -5,36 +5,40 @@
 //! environment, so that nothing is written into the tree. `PYTHONHASHSEED` is fixed, since tests that are parametrised by a set must have
 //! the same names in every process; a configuration that sets it has its way.
 //!
-//! What it can't do: an `addopts` line that asks for a choice or a report over the whole run (`--lf`, `-x`, `-n`,
-//! `--splits`, `--junitxml`) has no meaning for a part of it and is taken back or applies file by file. Fixtures of a session are set up once in each
+//! What it can't do: an `addopts` line that asks for a choice over the whole run (`--lf`, `-x`, `-n`, `--splits`) has no
+//! meaning for a part of it and is taken back or applies file by file, and so are files of all tests (`--junitxml`). What
+//! pytest-cov measures is made one by a process of its own at the end. Fixtures of a session are set up once in each
 //! process, and torn down when it ends; that a test of another file is then named for their failure isn't possible.
 
 mod folder;
 mod listing;
 mod naming;
 mod session;
+mod whole;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use regatta_model::{Digest, Suite, SuiteName, Unit, Units};
+use regatta_model::{Digest, Suite, SuiteName, Time, Unit, Units};
 
 use crate::digest;
-use crate::seam::{Adapter, AdapterError, Ended, Invocation, Listing, Place, Runner};
+use crate::seam::{Adapter, AdapterError, Conclusion, Ended, Invocation, Listing, Place, Runner};
 use listing::PytestListing;
 use session::PytestSession;
+use whole::Whole;
 
 /// Makes modules of [`PLUGIN`].
 const LOADER: &str = include_str!("plugin/loader.py");
 
 /// The plugin's modules, each after those that it imports. The last has the process's `main`.
-const PLUGIN: [(&str, &str); 7] = [
+const PLUGIN: [(&str, &str); 8] = [
     ("channel", include_str!("plugin/channel.py")),
     ("record", include_str!("plugin/record.py")),
     ("fixtures", include_str!("plugin/fixtures.py")),
     ("tree", include_str!("plugin/tree.py")),
     ("slot", include_str!("plugin/slot.py")),
+    ("whole", include_str!("plugin/whole.py")),
     ("plugin", include_str!("plugin/plugin.py")),
     ("process", include_str!("plugin/process.py")),
 ];
@@ -141,15 +145,23 @@ impl PytestConfig {
 #[derive(Debug, Clone)]
 pub struct Pytest {
     config: Arc<PytestConfig>,
-    /// pytest's root folder, from which it names files, once it was listed.
-    root: Arc<OnceLock<PathBuf>>,
+    learnt: Arc<Learnt>,
+}
+
+/// What is known once the suite was listed.
+#[derive(Debug, Default)]
+struct Learnt {
+    /// pytest's root folder, from which it names files.
+    root: OnceLock<PathBuf>,
+    /// What is asked of a whole session.
+    whole: OnceLock<Whole>,
 }
 
 impl Pytest {
     /// Makes the suite.
     #[must_use]
     pub fn new(config: PytestConfig) -> Self {
-        Self { config: Arc::new(config), root: Arc::default() }
+        Self { config: Arc::new(config), learnt: Arc::default() }
     }
 }
 
@@ -159,14 +171,14 @@ impl Adapter for Pytest {
     }
 
     fn list(&self) -> Box<dyn Listing> {
-        Box::new(PytestListing::new(Arc::clone(&self.config), Arc::clone(&self.root)))
+        Box::new(PytestListing::new(Arc::clone(&self.config), Arc::clone(&self.learnt)))
     }
 
     /// The digest of the file, of every `conftest.py` above it, of pytest's settings, and of the suite's own. What a file
     /// imports isn't in it, and may change its tests nevertheless (a base class, a table of cases): the process tells
     /// what a file holds when it collects it, also for tests that are asked for by name.
     fn unit_digest(&self, unit: &Unit) -> Option<Digest> {
-        let root = self.root.get().unwrap_or(&self.config.tree);
+        let root = self.learnt.root.get().unwrap_or(&self.config.tree);
         let file = root.join(&unit.name);
         if !file.is_file() {
             return None;
@@ -203,6 +215,18 @@ impl Adapter for Pytest {
 
     fn starts_ahead(&self) -> bool {
         true
+    }
+
+    fn conclusion(&self, begun: Time) -> Option<Invocation> {
+        self.learnt.whole.get()?.conclusion(&self.config, begun)
+    }
+
+    fn concluded(&self, ended: &Ended) -> Conclusion {
+        whole::concluded(ended)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.learnt.whole.get().map(|whole| whole.notes(&self.config)).unwrap_or_default()
     }
 
     fn runner(&self, place: Place<'_>, prepared: Option<&Digest>) -> Result<Runner, AdapterError> {

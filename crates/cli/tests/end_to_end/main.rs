@@ -7,5 +7,6 @@ mod fleet;
 mod frameworks;
 mod project;
 mod running;
+mod sessions;
 mod spreading;
 mod stopping;

@@ -18,6 +18,7 @@ from .fixtures import forget_collected, forget_failed, forget_subtests, keep_con
 from .record import Fold, clean, collect_record, first_line
 from .slot import own_basetemp, xdist_slot
 from .tree import Tree, Unit, collecting, unit_of
+from .whole import Coverage, take_back
 
 LIST_BEGIN = "<<regatta-units>>"
 LIST_END = "<<regatta-units-end>>"
@@ -26,10 +27,11 @@ LIST_END = "<<regatta-units-end>>"
 class Regatta:
     """The plugin."""
 
-    def __init__(self, channel, folder, asked=None):
+    def __init__(self, channel, folder, asked=None, since=None):
         self.session = self.terminal_file = self.failed = None
         self.channel = channel
         self.asked = asked
+        self.since = since
         self.folder = folder
         self.clock = Clock()
         self.fold = self.unit = self.tree = self.before = None
@@ -39,27 +41,24 @@ class Regatta:
 
     # Set-up
 
+    def pytest_load_initial_conftests(self, early_config):
+        """pytest-cov begins to measure here, and is told before how."""
+        options = early_config.known_args_namespace
+        take_back(options)
+        self.coverage = Coverage(options, measures=self.channel is not None, concludes=self.since is not None)
+        yield
+        self.coverage.started(early_config)
+
+    def pytest_cmdline_main(self, config):
+        """The process at the end of a run has no session."""
+        if self.since is None:
+            return None
+        text, failed = self.coverage.conclude(config, self.since)
+        self.print_lines(config, [{"text": clean(text), "failed": failed}])
+
     def pytest_configure(self, config):
         """Takes back what an addopts line may ask of a whole run: it makes no sense for a part of one."""
-        neutral = {
-            "dist": "no",
-            "tx": [],
-            "numprocesses": None,
-            "looponfail": False,
-            "maxfail": 0,
-            "lf": False,
-            "failedfirst": False,
-            "newfirst": False,
-            "stepwise": False,
-            "stepwise_skip": False,
-            "stepwise_reset": False,
-            "cacheclear": False,
-            "collectonly": False,
-            "xmlpath": None,
-        }
-        for option, value in neutral.items():
-            if hasattr(config.option, option):
-                setattr(config.option, option, value)
+        self.missed = take_back(config.option)
         own_basetemp(config)
         slot = xdist_slot(config)
         if slot is not None:
@@ -92,7 +91,8 @@ class Regatta:
 
     def pytest_runtestloop(self, session):
         if self.channel is None:
-            self.print_lines(session, self.unit_lines(session) if self.asked is None else self.name_lines(session))
+            lines = self.unit_lines(session) if self.asked is None else self.name_lines(session)
+            self.print_lines(session.config, lines)
             return True
         self.channel.say({"k": "ready"})
         self.look_ahead(session)
@@ -121,13 +121,14 @@ class Regatta:
         names = list(dict.fromkeys(unit_of(node) for node in self.tree.walk()))
         names += [name for name in self.tree.broken if name not in names]
         yield {"root": clean(str(session.config.rootpath))}
+        yield {"whole": {"coverage": self.coverage.wanted, "missed": self.missed}}
         for name in names:
             yield {"unit": name}
 
-    def print_lines(self, session, lines):
+    def print_lines(self, config, lines):
         lines = [json.dumps(line) for line in lines]
         text = "\n".join(["", LIST_BEGIN, *lines, LIST_END, ""]).encode()
-        capture = session.config.pluginmanager.getplugin("capturemanager")
+        capture = config.pluginmanager.getplugin("capturemanager")
         if capture:
             capture.suspend_global_capture(in_=True)
         while text:

@@ -27,10 +27,18 @@ def main():
     if channel is not None:
         show_stacks()
     asked = json.load(sys.stdin) if os.environ.pop("REGATTA_PYTEST_NAME", None) else None
-    plugin = Regatta(channel, folder, asked)
-    for hook in (Regatta.pytest_configure, Regatta.pytest_runtestloop, Regatta.pytest_sessionfinish):
+    since = os.environ.pop("REGATTA_PYTEST_CONCLUDE", None)
+    plugin = Regatta(channel, folder, asked, since and float(since))
+    first = (
+        Regatta.pytest_cmdline_main,
+        Regatta.pytest_configure,
+        Regatta.pytest_runtestloop,
+        Regatta.pytest_sessionfinish,
+    )
+    for hook in first:
         pytest.hookimpl(tryfirst=True)(hook)
     pytest.hookimpl(hookwrapper=True)(Regatta.pytest_fixture_setup)
+    pytest.hookimpl(hookwrapper=True)(Regatta.pytest_load_initial_conftests)
     pytest.hookimpl(hookwrapper=True, trylast=True)(Regatta.pytest_terminal_summary)
     if folder:
         keep_output(folder)
