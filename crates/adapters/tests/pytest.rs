@@ -438,6 +438,26 @@ def test_ends_too():
 }
 
 #[test]
+fn a_doctest_that_fails_says_why_in_a_line() {
+    let (tree, pytest) = project();
+    let docs = [
+        (">>> 1 + 2\n4", "expected 4, got 3"),
+        (">>> print('a\\nb')\na\nc", "expected a c, got a b"),
+        (">>> 5", "expected nothing, got 5"),
+        (">>> None\n5", "expected 5, got nothing"),
+        (">>> 1 / 0\n5", "ZeroDivisionError('division by zero')"),
+    ];
+    let functions = docs.iter().enumerate().map(|(at, (doc, _))| {
+        let doc = doc.replace('\n', "\n    ");
+        format!("def f{at}():\n    r\"\"\"\n    {doc}\n    \"\"\"\n\n")
+    });
+    std::fs::write(tree.path().join("docs.py"), functions.collect::<String>()).unwrap();
+    let (records, _) = Warm::new(&pytest, tree.path()).ask(&[Item::Unit("docs.py".into())]);
+    let said: Vec<&str> = records.iter().filter_map(|(_, record)| record.message.as_deref()).collect();
+    assert_eq!(said, docs.map(|(_, words)| words));
+}
+
+#[test]
 fn a_broken_project_says_why_it_cannot_be_listed() {
     let (tree, pytest) = project();
     std::fs::write(

@@ -1,5 +1,12 @@
 """pytest's reports of one test, or of a file that can't be collected, as one record."""
 
+import re
+
+# A doctest's words of an exception, or of what it expected and what it got; nothing where either is nothing.
+DOCTEST = re.compile(
+    r"^UNEXPECTED EXCEPTION: (.+)$|^Expected(?: nothing$|:$)\n((?:    .*\n)*)Got(?: nothing$|:$)\n?((?:    .*\n?)*)", re.M
+)
+
 # How much text a record carries. What is longer loses its middle.
 TEXT_MAX = 256 * 1024
 MESSAGE_MAX = 1000
@@ -136,5 +143,12 @@ def skip_reason(longrepr):
 
 
 def first_error(text):
-    """The line that pytest marks as the error itself, when there is one."""
-    return next((line[2:] for line in text.splitlines() if line.startswith("E ")), text)
+    """The line that pytest marks as the error itself, or what a doctest says in several."""
+    marked = next((line[2:] for line in text.splitlines() if line.startswith("E ")), None)
+    if marked is not None:
+        return marked
+    found = DOCTEST.search(text)
+    if found is None:
+        return text
+    raised, *sides = found.groups()
+    return raised or "expected {}, got {}".format(*(" ".join(side.split()) or "nothing" for side in sides))
