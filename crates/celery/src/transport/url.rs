@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// What stands in a URL as a code: all but RFC 3986's unreserved characters.
+const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The place of a broker and who we are there.
 #[derive(Clone, PartialEq, Eq)]
@@ -132,8 +135,11 @@ impl fmt::Display for BrokerUrl {
             Scheme::Amqp => "amqp",
             Scheme::Amqps => "amqps",
         };
-        write!(f, "{scheme}://{}@{}:{}/", self.user, self.host, self.port)?;
-        if self.vhost == "/" { Ok(()) } else { f.write_str(&self.vhost) }
+        let coded = |text| utf8_percent_encode(text, CODED);
+        // A host with colons is an IPv6 address.
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "{scheme}://{}@{open}{}{close}:{}/", coded(&self.user), self.host, self.port)?;
+        if self.vhost == "/" { Ok(()) } else { write!(f, "{}", coded(&self.vhost)) }
     }
 }
 
@@ -154,11 +160,15 @@ mod tests {
             ("amqp://h", "amqp://guest@h:5672/", "guest"),
             ("amqps://u@h//", "amqps://u@h:5671/", "guest"),
             ("amqp://u@h/%2f", "amqp://u@h:5672/", "guest"),
+            ("amqp://us%40er:p@h/a%2fb%25", "amqp://us%40er@h:5672/a%2Fb%25", "p"),
+            ("amqp://[::1]:1/my_v-1", "amqp://guest@[::1]:1/my_v-1", "guest"),
             ("memory://", "embedded", ""),
         ];
         for (text, shown, password) in table {
             let url: BrokerUrl = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!((url.to_string().as_str(), url.password()), (shown, password), "{text}");
+            let again: BrokerUrl = shown.parse().unwrap_or_else(|error| panic!("{shown}: {error}"));
+            assert_eq!(again.with_password(password), url, "what is shown names the same place");
         }
     }
 
