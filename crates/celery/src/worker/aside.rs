@@ -181,9 +181,11 @@ fn again(envelope: &Envelope) -> Result<(Properties, bytes::Bytes), PublishError
 /// Takes off what must not be published again: what the broker added; the sender's user, since the broker refuses a name
 /// that isn't its connection's (RabbitMQ, "Validated User-ID"); and the expiry as a property, which would end the wait
 /// early, or a dead letter's life. RabbitMQ's own dead-lettering takes it off too; the header `expires` stays and counts.
+/// And the queues that were sent a copy (`CC`, RabbitMQ's "Sender-selected Distribution"): they have it.
 fn strip(properties: &mut Properties) {
     properties.user_id = None;
     properties.expiration = None;
+    properties.headers.remove("CC");
     for name in BROKER_HEADERS {
         properties.headers.remove(name);
     }

@@ -1,15 +1,18 @@
 //! Messages of others that are legitimate and unlike ours: with a user that isn't the worker's, with an expiry, with text
 //! that isn't UTF-8.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::python::Peer;
-use crate::support::{options, rabbitmq, run, start};
+use crate::support::{client, options, rabbitmq, run, start};
 use regatta_celery::transport::Link;
 use regatta_celery::wire::RawJson;
-use regatta_celery::{App, Broker, BrokerUrl, ConnectOptions, Context, Retry, TaskError, TaskOptions};
+use regatta_celery::{App, Broker, BrokerUrl, ConnectOptions, Context, Retry, Task, TaskError, TaskOptions};
 use regatta_testbed::{shared_node, unique};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 fn app() -> App {
     let quick = Retry::max(3).backoff(Duration::from_millis(10), Duration::from_millis(50));
@@ -118,5 +121,38 @@ fn a_message_that_the_amqp_client_cannot_parse_costs_no_connection() {
             assert!(dead["headers"]["dead-letter-reason"].as_str().unwrap().contains(why), "{dead}");
         }
         assert_eq!(*broker.link().borrow(), Link::Up { generation: 1 });
+    });
+}
+
+#[test]
+fn a_task_that_waits_is_not_copied_again_to_who_got_a_copy() {
+    run(async {
+        let broker = rabbitmq().await;
+        let (executions, executed) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let shared = (Arc::clone(&executions), Arc::clone(&executed));
+        let app = app().task("count", move |_: Context, (): ()| {
+            let (executions, executed) = shared.clone();
+            async move {
+                executions.fetch_add(1, Ordering::SeqCst);
+                executed.add_permits(1);
+                Ok::<_, TaskError>(())
+            }
+        });
+        let mut options = options("copies");
+        options.queues.push("copies.2".to_owned());
+        let _worker = start(&app, &broker, options).await;
+        let mut peer = Peer::start().await;
+        let copied = json!({"countdown": 0.5, "headers": {"CC": ["copies.2"]}});
+        let command =
+            json!({"do": "call", "task": "count", "args": [], "queue": "copies", "options": copied});
+        let answer = peer.ask(&command).await;
+        assert_eq!(answer["state"], "SUCCESS", "{answer}");
+        executed.acquire_many(2).await.unwrap().forget();
+        // What would be too many stands before these.
+        let client = client(&broker).await;
+        for queue in ["copies", "copies.2"] {
+            client.send(Task::new("echo").arg(&1).queue(queue)).await.unwrap().get::<i64>().await.unwrap();
+        }
+        assert_eq!(executions.load(Ordering::SeqCst), 2, "one for each queue");
     });
 }
