@@ -64,6 +64,9 @@ struct Subject {
     returns: u32,
     /// Who could not run it.
     refused_by: Vec<WorkerName>,
+    /// Its unit was collected without it while it was out in another batch: it is forgotten when that ends without a
+    /// word of it.
+    gone: bool,
 }
 
 /// A batch that is out.
@@ -314,6 +317,9 @@ impl Run {
         let known_unit = |unit: &Unit| self.order.known.units.get(unit).copied();
         let known = self.order.known.of(&at.0, &at.1);
         let Some(subject) = self.subjects.get_mut(at) else { return };
+        if subject.gone {
+            return self.forget(at);
+        }
         subject.stage = Stage::Planned;
         // Of a file that hasn't changed the tests are known. This one may hold a new one.
         let changed = matches!(at.1, Item::Unit(_));
@@ -436,10 +442,20 @@ impl Run {
         }
     }
 
+    /// A test that there isn't any more, and nobody has tried.
+    fn forget(&mut self, at: &(SuiteName, Item)) {
+        if self.subjects.remove(at).is_some() {
+            self.open_subjects -= 1;
+        }
+    }
+
     fn fault(&mut self, at: &(SuiteName, Item), fault: &Fault) {
         let Some(subject) = self.subjects.get(at).filter(|subject| subject.stage != Stage::Done) else {
             return;
         };
+        if subject.gone {
+            return self.forget(at);
+        }
         let open = match &subject.stage {
             Stage::Out(open) => Some(open.clone()),
             Stage::Planned | Stage::Waiting | Stage::Done => None,

@@ -91,25 +91,41 @@ impl Run {
             return;
         }
         let there: HashSet<&str> = tests.iter().map(String::as_str).collect();
-        let untried = |subject: &Subject| {
-            let in_hand = subject.stage == Stage::Planned || subject.open(id).is_some();
+        let runs = |item: &Item| self.batches.values().any(|batch| batch.running.as_ref() == Some(item));
+        let untried = |item: &Item, subject: &Subject| {
+            let in_hand = match subject.stage {
+                Stage::Planned => true,
+                Stage::Out(_) => !subject.gone && !runs(item),
+                Stage::Waiting | Stage::Done => false,
+            };
             subject.unit.as_ref() == Some(unit) && subject.attempt == 1 && in_hand
         };
         let gone: Vec<(SuiteName, Item)> = (self.subjects.iter())
-            .filter(|(at, subject)| untried(subject) && !there.contains(item_name(&at.1)))
+            .filter(|(at, subject)| untried(&at.1, subject) && !there.contains(item_name(&at.1)))
             .map(|(at, _)| at.clone())
             .collect();
         let fresh: Vec<(SuiteName, Item)> = (tests.iter())
             .map(|name| (unit.suite.clone(), Item::Test(name.clone())))
             .filter(|at| !self.subjects.contains_key(at))
             .collect();
-        if gone.is_empty() && fresh.is_empty() {
+        let mut back = false;
+        for name in &tests {
+            // Processes may not agree: what one of them has is answered for.
+            let known = self.subjects.get_mut(&(unit.suite.clone(), Item::Test(name.clone())));
+            back |= known.is_some_and(|subject| std::mem::take(&mut subject.gone));
+        }
+        if gone.is_empty() && fresh.is_empty() && !back {
             return;
         }
         self.record(RunEvent::UnitChanged { unit: unit.clone(), tests });
         for at in gone {
-            self.subjects.remove(&at);
-            self.open_subjects -= 1;
+            let Some(subject) = self.subjects.get_mut(&at) else { continue };
+            if matches!(subject.stage, Stage::Out(_)) && subject.open(id).is_none() {
+                // Whoever has it may have collected the unit before it changed, and bring its result.
+                subject.gone = true;
+                continue;
+            }
+            self.forget(&at);
             if let Some(batch) = self.batches.get_mut(id) {
                 batch.open.remove(&at.1);
             }
@@ -122,9 +138,10 @@ impl Run {
     fn started(&mut self, id: &BatchId, worker: &WorkerName, test: String, token: Token) {
         let Some(batch) = self.batches.get_mut(id) else { return };
         let at = (batch.lane.suite.clone(), Item::Test(test));
-        let Some(subject) = self.subjects.get(&at).filter(|subject| subject.is_open(id, token)) else {
+        let Some(subject) = self.subjects.get_mut(&at).filter(|subject| subject.is_open(id, token)) else {
             return;
         };
+        subject.gone = false;
         batch.running = Some(at.1.clone());
         let event = RunEvent::AttemptStarted {
             test: TestId { suite: at.0, name: item_name(&at.1).to_owned() },
@@ -151,9 +168,10 @@ impl Run {
             self.admit_unit_result(id, &at, token);
         }
         let Some(batch) = self.batches.get_mut(id) else { return };
-        let Some(subject) = self.subjects.get(&at).filter(|subject| subject.is_open(id, token)) else {
+        let Some(subject) = self.subjects.get_mut(&at).filter(|subject| subject.is_open(id, token)) else {
             return self.late_result(&at, lease, worker, token, record);
         };
+        subject.gone = false;
         let attempt = subject.attempt;
         let in_unit = subject.unit.as_ref().map(|unit| unit.name.clone());
         let took = Duration::from_micros(record.duration_us);
@@ -318,7 +336,7 @@ impl Run {
 
 impl Subject {
     pub(super) fn new(stage: Stage, unit: Option<Unit>) -> Self {
-        Self { stage, unit, attempt: 1, losses: 0, returns: 0, refused_by: Vec::new() }
+        Self { stage, unit, attempt: 1, losses: 0, returns: 0, refused_by: Vec::new(), gone: false }
     }
 
     fn open(&self, batch: &BatchId) -> Option<Open> {

@@ -260,6 +260,54 @@ fn a_remembered_unit_that_holds_other_tests_now_is_run_as_it_is() {
     }
 }
 
+/// How a batch comes to its end.
+type End = fn(&mut Story, &(BatchId, BatchOrder));
+
+#[test]
+fn what_is_gone_from_a_unit_is_gone_from_batches_that_are_out_too() {
+    let unit = Unit { suite: "s".into(), name: "u".into() };
+    // How the other batch ends, and whether its test counts.
+    let ends: [(End, bool); 6] = [
+        (|story, batch| story.end(batch, "w2", BatchEnd::Done), false),
+        (|story, batch| story.end(batch, "w2", BatchEnd::Returned), false),
+        (|story, _| story.on(Input::Kill), false),
+        (
+            |story, batch| {
+                story.say(batch, "w2", Vec::new());
+                story.wait(3 * BEAT_MS);
+            },
+            false,
+        ),
+        (
+            |story, batch| {
+                let there = item_name(&batch.1.items[0].item).to_owned();
+                story.say(batch, "w2", vec![Fact::Collected { unit: "u".into(), tests: vec![there] }]);
+                story.work(batch, "w2", Outcome::Failed);
+            },
+            true,
+        ),
+        // It had collected the unit before.
+        (|story, batch| story.work(batch, "w2", Outcome::Failed), true),
+    ];
+    for (end, counts) in ends {
+        let mut story = Story::new(policy());
+        let listed = |name: &str| Listed { test: TestId::new("s", name), unit: Some(unit.clone()) };
+        let tests = vec![listed("u::a"), listed("u::b")];
+        story.on(Input::Listed { tests, units: Vec::new(), remembered: vec![unit.clone()] });
+        story.on(Input::ListingEnded { suite: "s".into(), fault: None });
+        let (first, other) = (story.take(), story.take());
+        let (kept, gone) = (item_name(&first.1.items[0].item), item_name(&other.1.items[0].item));
+        let collected = Fact::Collected { unit: "u".into(), tests: vec![kept.to_owned()] };
+        story.say(&first, "w", vec![collected, finished(kept, first.1.items[0].token, Outcome::Passed)]);
+        story.end(&first, "w", BatchEnd::Done);
+        end(&mut story, &other);
+        assert!(story.run.is_finished());
+        assert_eq!(story.verdict(kept), Some(Verdict::Passed));
+        assert_eq!(story.verdict(gone), counts.then_some(Verdict::Failed));
+        assert_eq!(story.record.totals().tests, 1 + usize::from(counts));
+    }
+}
+
 #[test]
 fn the_runs_own_worker_is_released_when_all_is_judged_and_waited_for() {
     let mut story = Story::with_own_worker();
