@@ -22,6 +22,10 @@ use crate::show::{self, Screen};
 /// How often the live view is drawn, and the broker asked for the depth of the queues.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
+/// How often the broker is asked where there is no live view, and for how long nobody may consume a queue before it is told.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const NOBODY_SAID_AFTER: Duration = Duration::from_secs(4);
+
 /// How many sent tasks, or depths, may wait to be noticed.
 const NEWS_LIMIT: usize = 1024;
 
@@ -57,7 +61,8 @@ pub(crate) async fn send_and_collect(
     let mut board = Board::new(app, args, screen);
     let queues: BTreeSet<String> = app.names().map(|name| app.queue_of(name).to_owned()).collect();
     let live = board.is_live();
-    let (_watch, mut depths) = if live { watch(client.broker(), queues) } else { (None, mpsc::channel(1).1) };
+    let (_watch, mut depths) = watch(client.broker(), queues, if live { DRAW_EVERY } else { LOOK_EVERY });
+    let mut nobody = Nobody::default();
     let (tell, mut sent) = mpsc::channel(NEWS_LIMIT);
     let mut sending = pin!(stop.run_until_cancelled(send(app, client, args, tell)));
     let (mut is_sending, mut trouble) = (true, None);
@@ -85,7 +90,14 @@ pub(crate) async fn send_and_collect(
                 }
                 board.ended(index, done);
             }
-            Some((queue, depth)) = depths.recv() => board.progress.seen(&queue, depth),
+            Some((queue, depth)) = depths.recv() => {
+                // The live view shows it.
+                if nobody.is_news(&queue, depth, began.elapsed()) && !live {
+                    let app = app.name();
+                    tracing::warn!(queue, "nobody consumes it; its tasks wait for {app} worker --queue {queue}");
+                }
+                board.progress.seen(&queue, depth);
+            }
             _ = tick.tick(), if live => board.draw(began.elapsed()),
         }
     }
@@ -167,11 +179,12 @@ async fn send(
 fn watch(
     broker: &Broker,
     queues: BTreeSet<String>,
-) -> (Option<AbortOnDropHandle<()>>, mpsc::Receiver<(String, QueueDepth)>) {
+    every: Duration,
+) -> (AbortOnDropHandle<()>, mpsc::Receiver<(String, QueueDepth)>) {
     let (tell, depths) = mpsc::channel(NEWS_LIMIT);
     let broker = broker.clone();
     let task = tokio::spawn(async move {
-        let mut tick = interval(DRAW_EVERY);
+        let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
@@ -185,7 +198,27 @@ fn watch(
             }
         }
     });
-    (Some(AbortOnDropHandle::new(task)), depths)
+    (AbortOnDropHandle::new(task), depths)
+}
+
+/// Since when nobody consumes a queue; none where that was told.
+#[derive(Default)]
+struct Nobody(HashMap<String, Option<Duration>>);
+
+impl Nobody {
+    /// Whether it is to be told that nobody consumes a queue on which tasks wait.
+    fn is_news(&mut self, queue: &str, depth: QueueDepth, now: Duration) -> bool {
+        if depth.consumers > 0 || depth.ready == 0 {
+            self.0.remove(queue);
+            return false;
+        }
+        let since = self.0.entry(queue.to_owned()).or_insert(Some(now));
+        let is_news = since.is_some_and(|since| now.saturating_sub(since) >= NOBODY_SAID_AFTER);
+        if is_news {
+            *since = None;
+        }
+        is_news
+    }
 }
 
 async fn collect(sent: Sent, left: Duration, stop: &CancellationToken) -> Execution {
@@ -264,5 +297,31 @@ fn line(done: &Execution) -> String {
         (Some(serde_json::Value::String(text)), _) => format!("Result from {}: {text}", done.task),
         (Some(value), _) => format!("Result from {}: {value}", done.task),
         (None, error) => format!("No result from {}: {}", done.task, error.as_deref().unwrap_or("unknown")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nobody_consumes_a_queue_is_told_once_and_not_at_once() {
+        let mut nobody = Nobody::default();
+        for (seconds, ready, consumers, is_news) in [
+            (0, 1, 0, false),
+            (3, 1, 0, false),
+            (4, 1, 0, true),
+            (9, 1, 0, false),
+            // Somebody came and went.
+            (10, 1, 1, false),
+            (11, 1, 0, false),
+            (15, 1, 0, true),
+            // Nothing waits.
+            (16, 0, 0, false),
+            (30, 0, 0, false),
+        ] {
+            let depth = QueueDepth { ready, consumers };
+            assert_eq!(nobody.is_news("q", depth, Duration::from_secs(seconds)), is_news, "{seconds}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::collect::{Collected, send_and_collect};
 use crate::color::Color;
 use crate::error::ConsoleError;
 use crate::name::node_name;
-use crate::record::Record;
+use crate::record::{Record, make_folder};
 use crate::show::{self, Screen};
 use crate::signals::Signals;
 
@@ -43,6 +43,8 @@ async fn dispatch(
 ) -> Result<bool, ConsoleError> {
     let human = args.format == Format::Human;
     let mut screen = Screen::new(color.on_stdout());
+    // Nothing is sent whose record would have no place.
+    make_folder(&args.results)?;
     let url = args.broker.url()?;
     let connected = Broker::connect(&url, args.broker.options(app.name()));
     let broker = stop.run_until_cancelled(connected).await.ok_or(ConsoleError::Interrupted)??;

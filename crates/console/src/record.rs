@@ -110,11 +110,7 @@ fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
 impl Record {
     /// Writes it into `folder`, whole or not at all, and gives its path.
     pub(crate) fn write(&self, folder: &Path) -> Result<PathBuf, ConsoleError> {
-        let failed = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| ConsoleError::File { doing, path, source }
-        };
-        std::fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
+        make_folder(folder)?;
         let name = self.started.strftime("%Y%m%dT%H%M%S.%6fZ").to_string();
         let path = folder.join(format!("{name}.json"));
         let part = folder.join(format!(".{name}.{}.tmp", std::process::id()));
@@ -124,6 +120,16 @@ impl Record {
         std::fs::rename(&part, &path).map_err(failed("put in place the record", &path))?;
         Ok(path)
     }
+}
+
+/// Makes the folder of records, unless it is there.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), ConsoleError> {
+    std::fs::create_dir_all(folder).map_err(failed("make the folder", folder))
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ConsoleError {
+    let path = path.to_owned();
+    move |source| ConsoleError::File { doing, path, source }
 }
 
 #[cfg(test)]

@@ -141,6 +141,17 @@ fn a_reader_that_goes_away_costs_no_record() {
 }
 
 #[test]
+fn nothing_is_sent_whose_record_would_have_no_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = hello().args(["dispatch", "--results"]).arg(file.join("results")).output().unwrap();
+    assert!(!output.status.success());
+    assert_eq!(text(&output.stdout), "");
+    assert!(text(&output.stderr).contains("can't make the folder"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn an_output_that_can_not_be_written_is_an_error_after_the_record() {
     let folder = tempfile::tempdir().unwrap();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
