@@ -70,6 +70,19 @@ fn a_file_that_cannot_be_collected_is_no_test_in_a_list() {
 }
 
 #[test]
+fn a_file_that_skips_itself_is_listed_before_a_run_as_after_it() {
+    let project = Project::new(&[
+        ("test_good.py", "def test_a(): pass\n"),
+        ("test_skipped.py", "import pytest\npytest.importorskip('nothing_of_that_name')\n"),
+    ]);
+    let lines = "pytest test_good.py::test_a\npytest test_skipped.py\n";
+    assert_eq!(project.python(&["list"]).expect(0).stdout, lines);
+    project.python(&["run", "test_skipped.py", "--exclude", "good"]).expect(0);
+    assert_eq!(project.verdicts(), ["test_skipped.py skipped"]);
+    assert_eq!(project.python(&["list"]).expect(0).stdout, lines);
+}
+
+#[test]
 fn a_name_that_could_speak_to_a_terminal_is_shown_as_text() {
     let project = Project::new(&[("test_\u{1b}[31m.py", "def test_a(): pass\n")]);
     let listed = project.python(&["list"]).expect(0);
