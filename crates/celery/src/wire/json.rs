@@ -69,6 +69,20 @@ impl RawJson {
         Ok(Self::whole(&text[start..end]))
     }
 
+    /// An object of values.
+    pub(crate) fn object<'a>(entries: impl Iterator<Item = (&'a str, &'a Self)>) -> Self {
+        let mut text = String::new();
+        write_object(&mut text, entries);
+        Self::whole(&text)
+    }
+
+    /// An array of values.
+    pub(crate) fn array<'a>(elements: impl Iterator<Item = &'a Self>) -> Self {
+        let mut text = String::new();
+        write_array(&mut text, elements);
+        Self::whole(&text)
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.whole[self.part.clone()]

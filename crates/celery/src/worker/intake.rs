@@ -68,7 +68,7 @@ pub(crate) fn read(app: &App, envelope: &Envelope, queue: &str, now: SystemTime)
         let reason = format!("task {} belongs to queue {route}, but came out of queue {queue}", message.task);
         return Intake::Refuse(asker(&message), TaskError::refused(reason));
     }
-    if let Err(reason) = follow::check(&message) {
+    if let Err(reason) = follow::check(app, &message, now) {
         return Intake::Refuse(
             asker(&message),
             TaskError::refused(format!("task {}: {reason}", message.task)),

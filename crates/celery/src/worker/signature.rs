@@ -60,23 +60,25 @@ impl Step {
     }
 }
 
-/// A call that can be sent.
+/// A call, its options unread.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Signature {
     pub(crate) task: String,
     pub(crate) args: Vec<RawJson>,
     pub(crate) kwargs: Vec<(String, RawJson)>,
-    pub(crate) options: Options,
+    options: Vec<(String, RawJson)>,
+    /// What it is when it isn't one task: `chain`, `group` or another of Celery's words.
+    pub(crate) kind: Option<String>,
     pub(crate) immutable: bool,
 }
 
 /// The options that Celery's `apply_async` takes.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Options {
-    pub(crate) task_id: Option<String>,
-    pub(crate) reply_to: Option<String>,
-    pub(crate) group_id: Option<String>,
-    pub(crate) group_index: Option<i64>,
+struct Options {
+    task_id: Option<String>,
+    reply_to: Option<String>,
+    group_id: Option<String>,
+    group_index: Option<i64>,
     link: Option<Vec<RawJson>>,
     link_error: Option<Vec<RawJson>>,
     chain: Option<Vec<RawJson>>,
@@ -124,12 +126,9 @@ impl Signature {
                 "task" => signature.task = value.to().map_err(broken)?,
                 "args" => signature.args = value.to_elements().map_err(broken)?,
                 "kwargs" => signature.kwargs = value.to_entries().map_err(broken)?,
-                "options" => signature.options = Options::read(value.to_entries().map_err(broken)?)?,
+                "options" => signature.options = value.to_entries().map_err(broken)?,
                 "immutable" => signature.immutable = value.to().map_err(broken)?,
-                "subtask_type" => {
-                    let kind: String = value.to().map_err(broken)?;
-                    return Err(format!("a following step is a {kind}, which this worker can't go on with"));
-                }
+                "subtask_type" => signature.kind = Some(value.to().map_err(broken)?),
                 _ => {}
             }
         }
@@ -137,6 +136,76 @@ impl Signature {
             return Err("a following step names no task".to_owned());
         }
         Ok(signature)
+    }
+
+    /// The calls that a chain or a group consists of.
+    pub(crate) fn members(&self) -> Result<Vec<Self>, String> {
+        let tasks = self.kwargs.iter().find(|(name, _)| name == "tasks");
+        let tasks = tasks.and_then(|(_, tasks)| tasks.to_elements().ok());
+        let tasks = tasks.filter(|tasks| !tasks.is_empty());
+        tasks.ok_or("a following step consists of nothing")?.iter().map(Self::read).collect()
+    }
+
+    /// An option, unless it is null.
+    pub(crate) fn option(&self, name: &str) -> Option<&RawJson> {
+        let (_, value) = self.options.iter().find(|(own, _)| own == name)?;
+        Some(value).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn text_option(&self, name: &str) -> Option<String> {
+        self.option(name).and_then(to)
+    }
+
+    pub(crate) fn take_option(&mut self, name: &str) -> Option<RawJson> {
+        let at = self.options.iter().position(|(own, _)| own == name)?;
+        Some(self.options.remove(at).1).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn set_option(&mut self, name: &str, value: RawJson) {
+        self.take_option(name);
+        self.options.push((name.to_owned(), value));
+    }
+
+    /// Gives it all options of the chain or group that it is in; they count before its own.
+    pub(crate) fn inherit(&mut self, options: &Self) {
+        for (name, value) in options.options.iter().filter(|(_, value)| !value.is_null()) {
+            self.set_option(name, value.clone());
+        }
+    }
+
+    /// Adds to an option that is a list of calls.
+    pub(crate) fn extend_option(&mut self, name: &str, more: &RawJson) {
+        let own = self.take_option(name);
+        let calls: Vec<RawJson> = own.iter().chain([more]).filter_map(list).flatten().collect();
+        self.set_option(name, RawJson::array(calls.iter()));
+    }
+
+    /// Its id; gives it a new one if it has none.
+    pub(crate) fn id(&mut self, new_id: &mut dyn FnMut() -> String) -> String {
+        if let Some(id) = self.text_option("task_id") {
+            return id;
+        }
+        let id = new_id();
+        self.set_option("task_id", text(&id));
+        id
+    }
+
+    /// The call as it travels in another message.
+    pub(crate) fn to_json(&self) -> RawJson {
+        let object = |entries: &[(String, RawJson)]| {
+            RawJson::object(entries.iter().map(|(name, value)| (name.as_str(), value)))
+        };
+        let kind = self.kind.as_deref().map_or_else(RawJson::null, text);
+        let immutable = if self.immutable { "true" } else { "false" };
+        let parts = [
+            ("task", text(&self.task)),
+            ("args", RawJson::array(self.args.iter())),
+            ("kwargs", object(&self.kwargs)),
+            ("options", object(&self.options)),
+            ("subtask_type", kind),
+            ("immutable", RawJson::parse(immutable).unwrap_or_else(|_| RawJson::null())),
+        ];
+        RawJson::object(parts.iter().map(|(name, value)| (*name, value)))
     }
 
     /// The message that calls it after `parent`, with `first` as its first argument unless it is immutable. Without a
@@ -148,8 +217,12 @@ impl Signature {
         first: Option<&RawJson>,
         now: SystemTime,
         new_id: &mut dyn FnMut() -> String,
-    ) -> Step {
-        let Self { task, args, kwargs, options, immutable } = self;
+    ) -> Result<Step, String> {
+        let Self { task, args, kwargs, options, kind, immutable } = self;
+        if let Some(kind) = kind {
+            return Err(format!("a following step is a {kind}, which this worker can't go on with"));
+        }
+        let options = Options::read(options)?;
         let mut message = TaskMessage::new(task, options.task_id.unwrap_or_else(new_id));
         message.args = first.filter(|_| !immutable).cloned().into_iter().chain(args).collect();
         message.kwargs = kwargs;
@@ -187,7 +260,7 @@ impl Signature {
             // Celery's exchanges are direct: without both of these it is the queue that counts.
             (_, _, own) => (String::new(), own.unwrap_or_else(|| queue.to_owned())),
         };
-        Step {
+        Ok(Step {
             message,
             exchange,
             routing_key,
@@ -196,7 +269,7 @@ impl Signature {
             is_compressed: options.is_compressed,
             headers: options.headers,
             is_child: !options.is_no_child,
-        }
+        })
     }
 }
 
@@ -281,6 +354,12 @@ impl Options {
     }
 }
 
+/// A text as JSON.
+pub(crate) fn text(text: &str) -> RawJson {
+    // A text always has a JSON form.
+    RawJson::of(text).unwrap_or_else(|_| RawJson::null())
+}
+
 fn to<T: DeserializeOwned>(value: &RawJson) -> Option<T> {
     value.to().ok()
 }
@@ -351,7 +430,7 @@ mod tests {
         let signature = Signature::read(&RawJson::parse(&call).unwrap())?;
         let parent = TaskMessage::new("first", "id");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        Ok(signature.step("usual", &parent, None, now, &mut || "new".to_owned()))
+        signature.step("usual", &parent, None, now, &mut || "new".to_owned())
     }
 
     #[test]

@@ -306,6 +306,17 @@ fn a_chain_runs_across_both_languages() {
         let steps = json!([["rust.fail", ["first step"], "rust_steps"], ["peer.add", [1], "python_steps"]]);
         let answer = peer.ask(&json!({"do": "chain", "steps": steps})).await;
         assert_eq!(answer["error"], "ValueError('first step')", "who waits for a later step hears of it");
+
+        let members = json!({"group": [
+            ["peer.add", [10], "python_steps"],
+            {"chain": [["rust.add", [100], "rust_steps"], ["peer.add", [1000], "python_steps"]]},
+        ]});
+        let steps = json!([["rust.add", [1, 2], "rust_steps"], members]);
+        let answer = peer.ask(&json!({"do": "chain", "steps": steps})).await;
+        assert_eq!(answer["value"], json!([13, 1103]), "{answer}");
+        let steps = json!([["rust.fail", ["no group"], "rust_steps"], members]);
+        let answer = peer.ask(&json!({"do": "chain", "steps": steps})).await;
+        assert_eq!(answer["error"], "ValueError('no group')", "who waits for a group hears of it");
     });
 }
 
@@ -386,6 +397,14 @@ fn a_result_names_the_tasks_that_follow() {
                 json!([[["new", null], [[["link 0", null], null], [["link 1", null], null]]]]),
             ),
         ];
+        let group = json!({"group": [next(json!({})), {"chain": [next(json!({})), next(json!({}))]}]});
+        let chain = json!({"chain": [next(json!({})), next(json!({}))]});
+        let members = json!([[["member 0", null], null], [["member 1", [["new", null], null]], null]]);
+        let members = json!([[["last", null], members]]);
+        let table = table.into_iter().chain([
+            ("chain", vec![group], members),
+            ("linked", vec![chain], json!([[["new", null], null]])),
+        ]);
         for (kind, following, children) in table {
             for (first, queue) in firsts {
                 let mut steps = vec![json!([first, [1, 2], queue])];

@@ -74,8 +74,13 @@ BEGAN = datetime.now(timezone.utc).replace(microsecond=0)
 
 
 def signatures(steps):
-    """Calls of [task, args, queue, options]; a time is [seconds from the beginning] there."""
-    for task, args, queue, *options in steps:
+    """Calls of [task, args, queue, options], and {"group" or "chain": […]}; a time is [seconds from the beginning]."""
+    for step in steps:
+        if isinstance(step, dict):
+            [(kind, members)] = step.items()
+            yield getattr(celery, kind)(*signatures(members))
+            continue
+        task, args, queue, *options = step
         options = {
             name: BEGAN + timedelta(seconds=value[0]) if name in ("eta", "expires") and isinstance(value, list) else value
             for name, value in (options[0] if options else {}).items()
@@ -131,7 +136,8 @@ def chain(command):
         first = first.parent
     # It may come after the last one's, since the next step is sent before.
     first.get(timeout=30, propagate=False)
-    answer["children"] = known(first.children, {first.id: "first", result.id: "last"})
+    members = {member.id: f"member {index}" for index, member in enumerate(getattr(result, "results", []))}
+    answer["children"] = known(first.children, {first.id: "first", result.id: "last", **members})
     return answer
 
 
