@@ -56,6 +56,9 @@ impl Project {
                 &error,
             )
         })?;
+        if !tree.is_dir() {
+            return Err(CliError::usage(format!("{} is no folder", place.tree.display())));
+        }
         let file = place.config.clone().or_else(|| Some(tree.join(FILE)).filter(|file| file.exists()));
         let config = file.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         let mut suites = Vec::new();
@@ -68,7 +71,7 @@ impl Project {
         Ok(Self { tree, config, suites })
     }
 
-    /// Leaves only the suites that were asked for.
+    /// Leaves only the suites that were asked for, and sees that what the configuration names for them is there.
     pub(crate) fn select(&mut self, names: &[String]) -> Result<(), CliError> {
         for name in names {
             if !self.suites.iter().any(|suite| suite.order.suite.name.0 == *name) {
@@ -79,7 +82,9 @@ impl Project {
             }
         }
         self.suites.retain(|suite| names.is_empty() || names.contains(&suite.order.suite.name.0));
-        Ok(())
+        self.suites
+            .iter()
+            .try_for_each(|suite| self.config.check_files(&self.tree, &suite.order.suite.name.0))
     }
 
     /// Whether a suite may hold no tests: a filter leaves some out, and what was only recognised was nobody's wish.
@@ -90,7 +95,9 @@ impl Project {
     /// The filter of a command line.
     pub(crate) fn filter(&self, selection: &Selection, known: &Knowledge) -> Result<Filter, CliError> {
         let include: Vec<String> = self.spelled(selection.patterns.iter().chain(&selection.filter));
-        let filter = Filter::new(&include, &self.spelled(&selection.exclude));
+        // A shell's variable that is not set leaves out nothing, as it takes all in `--filter`.
+        let exclude = selection.exclude.iter().filter(|pattern| !pattern.is_empty());
+        let filter = Filter::new(&include, &self.spelled(exclude));
         if !selection.failed {
             return Ok(filter);
         }

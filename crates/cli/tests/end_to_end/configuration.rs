@@ -132,7 +132,28 @@ fn whatever_is_wrong_is_shown_where_it_is() {
         (format!("{suite}file = \"l\"\nenv = {{ \"=\" = \"\" }}\n"), "4:9", "can't name a variable"),
         (format!("{suite}file = \"l\"\n"), "3:8", "No such file"),
         (suite.to_owned(), "1:8", "needs either `file` or"),
-        (format!("{suite}file = \"l\"\n{}", test("a")), "1:8", "needs either `file` or"),
+        (
+            format!("{suite}file = \"l\"\n{}", test("a")),
+            "1:8",
+            "`file` or `[[suite.NAME.test]]`, and not both",
+        ),
+        (
+            "[suite.s]\nadapter = \"pytest\"\npaths = [\".\", \"no/t.py::a\"]\n".to_owned(),
+            "3:15",
+            "no/t.py is not there",
+        ),
+        ("[suite.s]\nadapter = \"pytest\"\npython = \"no/py\"\n".to_owned(), "3:10", "no/py is not there"),
+        (
+            "[suite.s]\nadapter = \"cargo\"\nmanifest = \"no/Cargo.toml\"\n".to_owned(),
+            "3:12",
+            "no/Cargo.toml is not there",
+        ),
+        (
+            "[suite.s]\nadapter = \"cargo\"\nargs = [\"--test\", \"a\", \"--release\", \"b\"]\n".to_owned(),
+            "3:37",
+            "the name of a test",
+        ),
+        ("[suite.s]\nadapter = \"cargo\"\nargs = [\"a::b\"]\n".to_owned(), "3:9", "the name of a test"),
         (format!("{suite}{}{}", test("a"), test("a")), "7:8", "two commands are called \"a\""),
         (format!("{suite}{}", test(" ")), "4:8", "a command needs a name"),
         (format!("{suite}{}", test("a\\nb\\u001b[31m")), "4:8", "a name, without control characters"),
@@ -162,6 +183,45 @@ fn whatever_is_wrong_is_shown_where_it_is() {
         Project::new(&[("regatta.toml", &format!("{suite}file = \"l\"\n")), ("l", "a: true\nb true\n")]);
     let said = project.regatta(&["list"]).expect(2).stderr;
     assert!(said.contains("regatta.toml:3:8]") && said.contains("line 2: \"b true\""), "{said}");
+}
+
+#[test]
+fn a_suite_that_nobody_asked_for_may_lack_its_files() {
+    let project = Project::new(&[(
+        "regatta.toml",
+        "[suite.p]\nadapter = \"pytest\"\npython = \"no/py\"\n[suite.c]\nadapter = \"commands\"\n\
+             [[suite.c.test]]\nname = \"a\"\nrun = \"true\"\n",
+    )]);
+    project.regatta(&["list", "--suite", "c"]).expect(0);
+    for arguments in [&["list"][..], &["run", "--suite", "p"]] {
+        assert!(project.regatta(arguments).expect(2).stderr.contains("regatta.toml:3:10"));
+    }
+}
+
+#[test]
+fn what_is_empty_says_nothing() {
+    let project = Project::of_commands(&[("a", "true")]);
+    assert!(project.regatta(&["list", "--exclude", ""]).expect(0).stdout.contains("smoke a"));
+    for variable in ["REGATTA_BROKER", "REGATTA_BROKER_PASSWORD_FILE"] {
+        let mut run = project.command(&["run"]);
+        let ended = run.env(variable, "").output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{variable}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_a_file_and_a_ledger_that_can_not_be_read() {
+    let project = Project::of_commands(&[("a", "true")]);
+    let said = project.regatta(&["run", "-C", "list.txt"]).expect(2).stderr;
+    assert!(said.contains("list.txt is no folder"), "{said}");
+    for (ledger, words) in [
+        ("nonsense\n", "can't be read"),
+        ("{\"at\":1,\"event\":\"run_started\",\"schema\":99}\n", "newer regatta"),
+    ] {
+        project.write("kept/events.jsonl", ledger);
+        let said = project.regatta(&["show", "kept"]).expect(2).stderr;
+        assert!(said.contains(words) && !said.contains("there is no run"), "{said}");
+    }
 }
 
 #[test]
