@@ -361,5 +361,5 @@ pub(crate) fn cancel_words(reason: CancelReason) -> &'static str {
 }
 
 fn go_on(tests: usize) -> String {
-    if tests == 1 { "1 test goes to others".to_owned() } else { format!("{tests} tests go to others") }
+    if tests == 1 { "1 test is tried again".to_owned() } else { format!("{tests} tests are tried again") }
 }

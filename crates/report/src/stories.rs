@@ -119,8 +119,8 @@ fn what_is_notable_gets_a_line() {
           FAIL [  0.007s] unit bad on w1@h
           NOTE unit bad will be tried again in 0.200s (attempt 2)
           FAIL [  0.007s] unit flaky on w1@h
-          NOTE w3@h was lost (3 beats missed); 2 tests go to others
-          NOTE a batch was not run (w2@h: no python here); 1 test goes to others
+          NOTE w3@h was lost (3 beats missed); 2 tests are tried again
+          NOTE a batch was not run (w2@h: no python here); 1 test is tried again
          CRASH [  0.009s] unit bad (attempt 2) on w2@h
          FLAKY [  0.008s] unit flaky (attempt 2) on w2@h
          FAULT [   -    ] unit lost: its batch ended without a word of it
