@@ -563,7 +563,7 @@ fn what_a_good_worker_can_not_run_is_charged_and_so_is_what_it_leaves_to_a_broke
     }
 }
 
-/// A run that bears three losses, as `regatta run` does.
+/// A run that bears three losses of a test.
 fn fleet(tests: usize, slots_hint: usize) -> Story {
     let mut order = Story::new(Policy { losses_max: 3, ..policy() }).run.order;
     order.slots_hint = slots_hint;
