@@ -184,14 +184,22 @@ impl Listing {
     }
 
     /// Asks one process for all, and where it didn't come to its end, one for each half: one file that ends the
-    /// interpreter must not hide the others.
+    /// interpreter must not hide the others. Nor must one that can't be collected beside another: what a process could
+    /// not name is asked again without the rest, as long as that helps.
     fn name(&self, adapter: &dyn Adapter, units: &[Unit]) -> HashMap<Unit, Vec<String>> {
         let Some(invocation) = adapter.naming(units) else { return HashMap::new() };
         if units.is_empty() || self.cancel.is_killed() {
             return HashMap::new();
         }
         match self.execute(&invocation).ok().and_then(|ended| adapter.names(units, &ended)) {
-            Some(names) => names,
+            Some(mut names) => {
+                let rest: Vec<Unit> =
+                    units.iter().filter(|unit| !names.contains_key(unit)).cloned().collect();
+                if !names.is_empty() {
+                    names.extend(self.name(adapter, &rest));
+                }
+                names
+            }
             None if units.len() > 1 => {
                 let (left, right) = units.split_at(units.len() / 2);
                 let mut names = self.name(adapter, left);

@@ -311,7 +311,8 @@ impl<'a> Summary<'a> {
             let _ = write!(text, ": {}", parts.join(", "));
         }
         self.line(&text);
-        if totals.tests > 0 {
+        // A filter may leave a suite none, and of one that could not be listed nobody knows.
+        if totals.tests > 0 && empty && self.record.listing_faults.is_empty() {
             for suite in self.record.suites_empty() {
                 self.line(&self.paint(Paint::Odd, &format!("Suite {suite} has no tests.")));
             }

@@ -83,6 +83,18 @@ fn a_file_that_skips_itself_is_listed_before_a_run_as_after_it() {
 }
 
 #[test]
+fn files_that_no_process_can_collect_together_are_listed() {
+    // Of one name, and no folder is a package.
+    let project = Project::new(&[
+        ("a/test_x.py", "def test_a(): pass\n"),
+        ("b/test_x.py", "def test_b(): pass\n"),
+        ("c/test_x.py", "def test_c(): pass\n"),
+    ]);
+    let expected = "pytest a/test_x.py::test_a\npytest b/test_x.py::test_b\npytest c/test_x.py::test_c\n";
+    assert_eq!(project.python(&["list"]).expect(0).stdout, expected);
+}
+
+#[test]
 fn a_name_that_could_speak_to_a_terminal_is_shown_as_text() {
     let project = Project::new(&[("test_\u{1b}[31m.py", "def test_a(): pass\n")]);
     let listed = project.python(&["list"]).expect(0);

@@ -97,6 +97,7 @@ fn a_suite_without_tests_is_4_unless_a_filter_left_it_none() {
     for filtered in [&["run", "one"][..], &["run", "--exclude", "two"], &["run", "--suite", "smoke"]] {
         let ended = project.regatta(filtered).expect(0);
         assert!(ended.stdout.contains("Passed: 1 test in "), "{}", ended.stdout);
+        assert!(!ended.stdout.contains("has no tests"), "{}", ended.stdout);
     }
     project.regatta(&["show"]).expect(0);
     project.write("list.txt", "one: false\n");
