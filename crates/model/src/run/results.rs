@@ -95,7 +95,7 @@ impl Run {
         let untried = |item: &Item, subject: &Subject| {
             let in_hand = match subject.stage {
                 Stage::Planned => true,
-                Stage::Out(_) => !subject.gone && !runs(item),
+                Stage::Out(_) => !runs(item) && (!subject.gone || subject.open(id).is_some()),
                 Stage::Waiting | Stage::Done => false,
             };
             subject.unit.as_ref() == Some(unit) && subject.attempt == 1 && in_hand

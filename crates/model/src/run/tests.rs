@@ -267,7 +267,7 @@ type End = fn(&mut Story, &(BatchId, BatchOrder));
 fn what_is_gone_from_a_unit_is_gone_from_batches_that_are_out_too() {
     let unit = Unit { suite: "s".into(), name: "u".into() };
     // How the other batch ends, and whether its test counts.
-    let ends: [(End, bool); 6] = [
+    let ends: [(End, bool); 7] = [
         (|story, batch| story.end(batch, "w2", BatchEnd::Done), false),
         (|story, batch| story.end(batch, "w2", BatchEnd::Returned), false),
         (|story, _| story.on(Input::Kill), false),
@@ -288,6 +288,14 @@ fn what_is_gone_from_a_unit_is_gone_from_batches_that_are_out_too() {
         ),
         // It had collected the unit before.
         (|story, batch| story.work(batch, "w2", Outcome::Failed), true),
+        // It finds the same, and answers nevertheless for what it was asked for.
+        (
+            |story, batch| {
+                story.say(batch, "w2", vec![Fact::Collected { unit: "u".into(), tests: vec!["u::a".into()] }]);
+                story.work(batch, "w2", Outcome::Failed);
+            },
+            false,
+        ),
     ];
     for (end, counts) in ends {
         let mut story = Story::new(policy());
