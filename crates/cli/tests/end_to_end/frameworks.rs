@@ -53,7 +53,7 @@ fn a_filter_chooses_the_same_whether_the_tests_are_remembered_or_not() {
 #[test]
 fn a_file_that_cannot_be_collected_is_no_test_in_a_list() {
     let project = Project::new(&[
-        ("regatta.toml", "list-timeout = \"5s\"\n[suite.u]\nadapter = \"pytest\"\n"),
+        ("regatta.toml", "list-timeout = \"10s\"\n[suite.u]\nadapter = \"pytest\"\n"),
         ("test_bad.py", "import nothing_of_that_name\ndef test_a(): pass\n"),
         ("test_good.py", "def test_a(): pass\n"),
     ]);
