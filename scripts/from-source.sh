@@ -34,6 +34,8 @@ fi
 
 mkdir "$folder/tree"
 git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -c | tar -C "$folder/tree" -x
+# Docker's plug-ins, where they aren't the system's own.
+[ ! -d .docker ] || ln -s "$PWD/.docker" "$folder/tree/.docker"
 RUST_IMAGE=$rust_image "$folder/tree/scripts/build.sh" docker >"$folder/log" 2>&1 ||
     { tail -n 40 "$folder/log" >&2; exit 1; }
 
