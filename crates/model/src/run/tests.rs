@@ -291,7 +291,11 @@ fn what_is_gone_from_a_unit_is_gone_from_batches_that_are_out_too() {
         // It finds the same, and answers nevertheless for what it was asked for.
         (
             |story, batch| {
-                story.say(batch, "w2", vec![Fact::Collected { unit: "u".into(), tests: vec!["u::a".into()] }]);
+                story.say(
+                    batch,
+                    "w2",
+                    vec![Fact::Collected { unit: "u".into(), tests: vec!["u::a".into()] }],
+                );
                 story.work(batch, "w2", Outcome::Failed);
             },
             false,
