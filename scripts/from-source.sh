@@ -12,7 +12,7 @@ readonly stand_in=regatta-rust
 say() { printf 'from-source: %s\n' "$*"; }
 
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+trap 'rm -rf "$folder"; docker image rm "$stand_in" >/dev/null 2>&1 || true' EXIT
 
 rust_image=$(sed -n 's/^ARG RUST_IMAGE=//p' Dockerfile)
 if ! docker image inspect "$rust_image" >/dev/null 2>&1 && ! docker pull --quiet "$rust_image" >/dev/null 2>&1; then
@@ -50,4 +50,3 @@ docker run --rm --network none --read-only --entrypoint /regatta regatta-hello -
 "$folder/tree/dist/regatta" --version
 [ -x "$folder/tree/dist/hello" ] || { echo "from-source: dist/hello was not left" >&2; exit 1; }
 docker image rm regatta-hello >/dev/null
-docker image rm "$stand_in" >/dev/null 2>&1 || true
